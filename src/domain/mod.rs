@@ -1,0 +1,1 @@
+//! The pure core: what belongs to whom, decided without clock, client or channel.

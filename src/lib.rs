@@ -1,0 +1,11 @@
+//! Tenure: a Kubernetes operator that sells or shares out GPU capacity under four contracts.
+//!
+//! The map: `domain` decides and is pure; `api` is what users write and read; `cluster` talks to the API server;
+//! `controllers` are thin shells around `domain`; `app` wires a process. ARCHITECTURE.md says what must always hold.
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod app;
+pub mod cluster;
+pub mod controllers;
+pub mod domain;

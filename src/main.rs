@@ -1,0 +1,4 @@
+//! The `tenure` program: `operator`, `crds`.
+fn main() -> std::process::ExitCode {
+    tenure::app::main()
+}
