@@ -1,1 +1,12 @@
 //! The pure core: what belongs to whom, decided without clock, client or channel.
+//!
+//! Everything here is a function from values to values, so it can't fail for outside reasons and is tested as tables and
+//! properties. Conversion from what users write lives in `controllers`.
+
+pub mod allocate;
+pub mod book;
+pub mod budget;
+pub mod fleet;
+pub mod machines;
+pub mod units;
+pub mod workers;

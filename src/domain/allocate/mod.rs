@@ -1,0 +1,338 @@
+//! Who gets which cards: one pure function for all contracts, because they compete for the same cards.
+//!
+//! `plan` serves the claims in this declared order, and within each step the older contract first (ties by key):
+//!
+//! 0. what is locked stays; the book is restored where somebody else changed the shares; faulty cards leave the shared
+//!    ones first; what no contract claims any more is given back as far as no pod sits on it;
+//! 1. replacements of lost cards and machines that are bought;
+//! 2. pools, whole orders only;
+//! 3. groups, whole orders only;
+//! 4. serverless workers up to `active`;
+//! 5. serverless workers above it;
+//! 6. spot servers, the highest bid first.
+//!
+//! Where cards come from: pools in as few nodes as possible, broken nodes before whole ones, the tightest fit first;
+//! workers and spot servers likewise on one node; machines by name. Ties go to the first name. The result does not
+//! depend on the order of the input, and the plan of a planned fleet is empty.
+
+mod board;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::book::{Key, Share, Shares};
+use super::fleet::{Claim, Demand, Given, Machine, Snapshot};
+use board::Board;
+
+/// What to do, and what each contract has or why it has not.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Nodes whose shares must change, by name.
+    pub moves: Vec<Move>,
+    /// By contract.
+    pub outcomes: BTreeMap<Key, Outcome>,
+    /// Pods that were bound while their share shrank: this many cards of a share must be freed on a node.
+    pub excess: Vec<Excess>,
+}
+
+/// The shares that a node shall have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// The node.
+    pub node: String,
+    /// All its shares.
+    pub target: Shares,
+    /// The machine that it shall be given to.
+    pub given: Option<Given>,
+}
+
+/// Cards that pods use beyond a share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Excess {
+    /// The node.
+    pub node: String,
+    /// The share that is overrun.
+    pub share: Share,
+    /// By how many cards.
+    pub cards: u32,
+}
+
+/// What a contract has now, and what comes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// What it has now, by node; machines by name.
+    pub holdings: Vec<Holding>,
+    /// Why it does not get the rest.
+    pub shortage: Option<Shortage>,
+    /// For each further worker that there is room for: the node where it fits best.
+    pub worker_nodes: Vec<String>,
+}
+
+impl Outcome {
+    /// Cards in all holdings.
+    pub fn cards(&self) -> u32 {
+        self.holdings.iter().map(|it| it.cards).sum()
+    }
+
+    /// Cards in holdings that can be used now.
+    pub fn cards_in_place(&self) -> u32 {
+        self.holdings.iter().filter(|it| it.in_place).map(|it| it.cards).sum()
+    }
+}
+
+/// Cards of a contract on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// The node.
+    pub node: String,
+    /// Cards.
+    pub cards: u32,
+    /// The machine's name, for a group.
+    pub machine: Option<String>,
+    /// Are they in the node's capacity now? Not while the node's cards are away (a kubelet that starts anew) or the move
+    /// is under way.
+    pub in_place: bool,
+}
+
+/// Why a contract does not get what it claims.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shortage {
+    /// Not enough free cards (or not enough on one node).
+    NoCards {
+        /// Cards still needed.
+        needed: u32,
+        /// Free cards of that type in the whole fleet.
+        free: u32,
+    },
+    /// No machine that is wholly free.
+    SoldOut {
+        /// Machines still needed.
+        needed: u32,
+        /// Machines that would fit and are wholly free.
+        free: u32,
+    },
+    /// The account's quota of that card type.
+    Quota {
+        /// The most that the account may hold.
+        limit: u32,
+        /// What it holds.
+        held: u32,
+        /// What it needs more.
+        needed: u32,
+    },
+}
+
+/// Decides. See the module's text for the order.
+pub fn plan(snapshot: &Snapshot) -> Plan {
+    let mut claims: Vec<&Claim> = snapshot.claims.iter().collect();
+    claims.sort_by(|a, b| (a.created_seconds, &a.key).cmp(&(b.created_seconds, &b.key)));
+
+    // 0. What is there, put in order.
+    let mut board = Board::new(snapshot, &claims);
+    let mut deal = Deal::new(snapshot, &claims, &board);
+
+    for claim in &claims {
+        if let Demand::Workers { cards, unbound, .. } = &claim.demand {
+            board.keep_promises(&claim.card_type, *cards, unbound);
+        }
+    }
+    // 1. Replacements.
+    for claim in &claims {
+        deal.replace(&mut board, claim);
+    }
+    // 2. Pools.
+    for claim in &claims {
+        if let Demand::Resident { cards, .. } = claim.demand {
+            deal.buy_cards(&mut board, claim, cards);
+        }
+    }
+    // 3. Groups.
+    for claim in &claims {
+        if let Demand::Dedicated { machines, .. } = &claim.demand {
+            deal.buy_machines(&mut board, claim, machines);
+        }
+    }
+    // 4. and 5. Workers.
+    for claim in &claims {
+        if let Demand::Workers { active, wanted, exist, .. } = claim.demand {
+            deal.admit_workers(&mut board, claim, active.min(wanted).saturating_sub(exist));
+        }
+    }
+    for claim in &claims {
+        if let Demand::Workers { active, wanted, exist, .. } = claim.demand {
+            deal.admit_workers(&mut board, claim, wanted.saturating_sub(exist.max(active.min(wanted))));
+        }
+    }
+    // 6. Spot.
+    let mut bids: Vec<&Claim> = claims.iter().copied().filter(|it| matches!(it.demand, Demand::Spot { .. })).collect();
+    bids.sort_by(|a, b| bid(b).cmp(&bid(a))); // stable: ties stay in the order of age
+    for claim in bids {
+        deal.start_spot(&mut board, claim);
+    }
+
+    let (moves, excess) = board.finish();
+    Plan { moves, outcomes: deal.outcomes, excess }
+}
+
+fn bid(claim: &Claim) -> rust_decimal::Decimal {
+    match claim.demand {
+        Demand::Spot { bid, .. } => bid,
+        Demand::Resident { .. } | Demand::Dedicated { .. } | Demand::Workers { .. } => rust_decimal::Decimal::ZERO,
+    }
+}
+
+/// What each contract has so far, and what each account holds.
+struct Deal<'a> {
+    outcomes: BTreeMap<Key, Outcome>,
+    /// Cards (for a group: of machines that it still wants) that each contract has or gets in this plan.
+    have: HashMap<&'a Key, u32>,
+    /// Machines of each group that have or get a node in this plan.
+    placed: HashMap<&'a Key, Vec<String>>,
+    held_by_account: HashMap<(&'a str, &'a str), u32>,
+    quotas: &'a BTreeMap<(String, String), u32>,
+}
+
+impl<'a> Deal<'a> {
+    fn new(snapshot: &'a Snapshot, claims: &[&'a Claim], board: &Board<'a>) -> Deal<'a> {
+        let mut deal = Deal {
+            outcomes: BTreeMap::new(),
+            have: HashMap::new(),
+            placed: HashMap::new(),
+            held_by_account: HashMap::new(),
+            quotas: &snapshot.quotas,
+        };
+        let mut holdings = board.holdings();
+        let mut all_kept = board.kept();
+        for claim in claims {
+            let found = holdings.remove(&claim.key).unwrap_or_default();
+            let board::Kept { cards: kept, machines } = all_kept.remove(&claim.share()).unwrap_or_default();
+            deal.placed.insert(&claim.key, machines);
+            let workers = match claim.demand {
+                Demand::Workers { cards, exist, .. } => cards * exist,
+                Demand::Resident { .. } | Demand::Dedicated { .. } | Demand::Spot { .. } => 0,
+            };
+            deal.have.insert(&claim.key, kept);
+            *deal.held_by_account.entry((&claim.account, &claim.card_type)).or_insert(0) += kept + workers;
+            deal.outcomes.insert(claim.key.clone(), Outcome { holdings: found, ..Outcome::default() });
+        }
+        deal
+    }
+
+    /// Gives back what was bought and lost, as far as there are cards.
+    fn replace(&mut self, board: &mut Board<'a>, claim: &'a Claim) {
+        match &claim.demand {
+            Demand::Resident { cards, bought } => {
+                let lost = (*bought).min(*cards).saturating_sub(self.have[&claim.key]);
+                let free = board.free(&claim.card_type);
+                let placed = lost.min(free);
+                board.place_cards(&claim.card_type, &claim.share(), placed);
+                self.gained(claim, placed);
+                if placed < lost {
+                    self.short(claim, Shortage::NoCards { needed: lost - placed, free: free - placed });
+                }
+            }
+            Demand::Dedicated { machines, bought } => {
+                for machine in machines.iter().filter(|it| bought.contains(&it.name)) {
+                    if self.placed[&claim.key].contains(&machine.name) {
+                        continue;
+                    }
+                    if board.place_machine(&claim.card_type, &claim.key, machine) {
+                        self.placed.entry(&claim.key).or_default().push(machine.name.clone());
+                        self.gained(claim, machine.cards);
+                    } else {
+                        self.short(claim, Shortage::SoldOut { needed: 1, free: 0 });
+                    }
+                }
+            }
+            Demand::Spot { .. } | Demand::Workers { .. } => (),
+        }
+    }
+
+    /// A pool's order: all of what is missing or nothing.
+    fn buy_cards(&mut self, board: &mut Board<'a>, claim: &'a Claim, cards: u32) {
+        let needed = cards.saturating_sub(self.have[&claim.key]);
+        if needed == 0 || self.outcomes[&claim.key].shortage.is_some() || self.over_quota(claim, needed) {
+            return;
+        }
+        let free = board.free(&claim.card_type);
+        if free < needed {
+            return self.short(claim, Shortage::NoCards { needed, free });
+        }
+        board.place_cards(&claim.card_type, &claim.share(), needed);
+        self.gained(claim, needed);
+    }
+
+    /// A group's order: all missing machines or none.
+    fn buy_machines(&mut self, board: &mut Board<'a>, claim: &'a Claim, machines: &[Machine]) {
+        let placed = &self.placed[&claim.key];
+        let missing: Vec<&Machine> = machines.iter().filter(|it| !placed.contains(&it.name)).collect();
+        let cards = missing.iter().map(|it| it.cards).sum();
+        if missing.is_empty() || self.outcomes[&claim.key].shortage.is_some() || self.over_quota(claim, cards) {
+            return;
+        }
+        let free = board.machines_that_fit(&claim.card_type, &missing);
+        if free < missing.len() {
+            let count = |it: usize| u32::try_from(it).unwrap_or(u32::MAX);
+            return self.short(claim, Shortage::SoldOut { needed: count(missing.len()), free: count(free) });
+        }
+        // Machines with a zone first: one without must not take the only node of a zone that another needs.
+        let (zoned, anywhere): (Vec<_>, Vec<_>) = missing.into_iter().partition(|it| !it.zone.is_empty());
+        for machine in zoned.into_iter().chain(anywhere) {
+            let done = board.place_machine(&claim.card_type, &claim.key, machine);
+            assert!(done, "counted as free a moment ago");
+        }
+        self.gained(claim, cards);
+    }
+
+    fn admit_workers(&mut self, board: &mut Board<'a>, claim: &'a Claim, count: u32) {
+        let Demand::Workers { cards, .. } = claim.demand else { return };
+        for _ in 0..count {
+            if self.outcomes[&claim.key].shortage.is_some() || self.over_quota(claim, cards) {
+                return;
+            }
+            let Some(node) = board.place_worker(&claim.card_type, cards) else {
+                let free = board.free(&claim.card_type);
+                return self.short(claim, Shortage::NoCards { needed: cards, free });
+            };
+            self.gained(claim, cards);
+            if let Some(outcome) = self.outcomes.get_mut(&claim.key) {
+                outcome.worker_nodes.push(node);
+            }
+        }
+    }
+
+    fn start_spot(&mut self, board: &mut Board<'a>, claim: &'a Claim) {
+        let Demand::Spot { cards, may_start, .. } = claim.demand else { return };
+        if self.have[&claim.key] > 0 || !may_start || cards == 0 || self.over_quota(claim, cards) {
+            return;
+        }
+        if board.place_spot(&claim.card_type, &claim.share(), cards) {
+            self.gained(claim, cards);
+        } else {
+            let free = board.free(&claim.card_type);
+            self.short(claim, Shortage::NoCards { needed: cards, free });
+        }
+    }
+
+    fn over_quota(&mut self, claim: &Claim, needed: u32) -> bool {
+        let Some(limit) = self.quotas.get(&(claim.account.clone(), claim.card_type.clone())).copied() else { return false };
+        let held = self.held_by_account.get(&(claim.account.as_str(), claim.card_type.as_str())).copied().unwrap_or(0);
+        if held + needed <= limit {
+            return false;
+        }
+        self.short(claim, Shortage::Quota { limit, held, needed });
+        true
+    }
+
+    fn gained(&mut self, claim: &'a Claim, cards: u32) {
+        *self.have.entry(&claim.key).or_insert(0) += cards;
+        *self.held_by_account.entry((&claim.account, &claim.card_type)).or_insert(0) += cards;
+    }
+
+    fn short(&mut self, claim: &Claim, shortage: Shortage) {
+        if let Some(outcome) = self.outcomes.get_mut(&claim.key) {
+            outcome.shortage.get_or_insert(shortage);
+        }
+    }
+}

@@ -1,0 +1,486 @@
+//! Tables for each decision, and properties over random fleets.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+use rust_decimal::Decimal;
+
+use super::*;
+use crate::domain::book::InUse;
+use crate::domain::fleet::{Claim, Node};
+use crate::domain::units::Size;
+
+const CARD: Size = Size { cpu_milli: 8_000, memory_bytes: 64 << 30, disk_bytes: 60 << 30 };
+
+fn key(name: &str) -> Key {
+    Key::new(name, "00000000")
+}
+
+fn resident(name: &str) -> Share {
+    Share::Resident(key(name))
+}
+
+fn shares(list: &[(Share, u32)]) -> Shares {
+    list.iter().cloned().collect()
+}
+
+/// A node of 8 `ada` cards, all of them shared.
+fn node(name: &str) -> Node {
+    with_shares(name, &[(Share::Shared, 8)])
+}
+
+fn with_shares(name: &str, list: &[(Share, u32)]) -> Node {
+    Node {
+        name: name.to_owned(),
+        card_type: "ada".to_owned(),
+        zone: "zone-a".to_owned(),
+        cards: 8,
+        healthy: 8,
+        size: CARD.times(8),
+        shares: shares(list),
+        book: Some(shares(list)),
+        open: true,
+        fresh: true,
+        ..Node::default()
+    }
+}
+
+fn used(mut node: Node, list: &[(Share, u32)]) -> Node {
+    node.in_use = InUse { by_share: shares(list), foreign: 0 };
+    node
+}
+
+fn claim(name: &str, created_seconds: i64, demand: Demand) -> Claim {
+    Claim { key: key(name), card_type: "ada".to_owned(), account: "acme".to_owned(), created_seconds, demand }
+}
+
+fn pool(name: &str, cards: u32) -> Claim {
+    claim(name, 0, Demand::Resident { cards, bought: 0 })
+}
+
+fn machines(names: &[&str]) -> Vec<Machine> {
+    names.iter().map(|it| Machine { name: (*it).to_owned(), cards: 8, zone: String::new() }).collect()
+}
+
+fn group(name: &str, names: &[&str]) -> Claim {
+    claim(name, 0, Demand::Dedicated { machines: machines(names), bought: vec![] })
+}
+
+fn spot(name: &str, created_seconds: i64, bid: i64, cards: u32) -> Claim {
+    claim(name, created_seconds, Demand::Spot { cards, bid: Decimal::new(bid, 2), may_start: true })
+}
+
+fn workers(name: &str, active: u32, wanted: u32, exist: u32) -> Claim {
+    claim(name, 0, Demand::Workers { cards: 1, active, wanted, exist, unbound: vec![] })
+}
+
+fn snapshot(nodes: Vec<Node>, claims: Vec<Claim>) -> Snapshot {
+    Snapshot { card_types: [("ada".to_owned(), CARD)].into(), nodes, claims, quotas: BTreeMap::new() }
+}
+
+/// The snapshot after the moves are done and the admitted workers are created.
+fn done(before: &Snapshot, plan: &Plan) -> Snapshot {
+    let mut after = before.clone();
+    for step in &plan.moves {
+        let node = after.nodes.iter_mut().find(|it| it.name == step.node).expect("a move names a node");
+        node.shares = step.target.clone();
+        node.book = Some(step.target.clone());
+        node.given.clone_from(&step.given);
+    }
+    for claim in &mut after.claims {
+        let admitted = &plan.outcomes[&claim.key].worker_nodes;
+        if let Demand::Workers { exist, unbound, .. } = &mut claim.demand {
+            *exist += u32::try_from(admitted.len()).expect("few");
+            unbound.extend_from_slice(admitted);
+        }
+    }
+    after
+}
+
+/// Plans, and checks what must hold for every plan.
+fn check(snapshot: &Snapshot) -> (Plan, Snapshot) {
+    let plan = plan(snapshot);
+    for step in &plan.moves {
+        let node = snapshot.nodes.iter().find(|it| it.name == step.node).expect("a move names a node");
+        assert_eq!(step.target.sum(), node.healthy, "{}: each healthy card is in exactly one share", node.name);
+    }
+    let after = done(snapshot, &plan);
+    let again = super::plan(&after);
+    if let Some(step) = again.moves.first() {
+        let before = snapshot.nodes.iter().find(|it| it.name == step.node);
+        let first = plan.moves.iter().find(|it| it.node == step.node);
+        panic!("the plan of a planned fleet is not empty:\n{before:?}\n{first:?}\n{step:?}\n{:?}", snapshot.claims);
+    }
+    let mut reversed = snapshot.clone();
+    reversed.claims.reverse();
+    reversed.nodes.reverse();
+    assert_eq!(super::plan(&reversed), plan, "the result does not depend on the order of the input");
+    (plan, after)
+}
+
+/// Cards of a share, by node, after the plan.
+fn placed(after: &Snapshot, share: &Share) -> Vec<(String, u32)> {
+    after
+        .nodes
+        .iter()
+        .filter(|it| it.shares.get(share) > 0)
+        .map(|it| (it.name.clone(), it.shares.get(share)))
+        .collect()
+}
+
+fn at(list: &[(&str, u32)]) -> Vec<(String, u32)> {
+    list.iter().map(|(name, cards)| ((*name).to_owned(), *cards)).collect()
+}
+
+#[test]
+fn a_new_node_is_shared_as_far_as_cpu_and_memory_go() {
+    let mut bare = with_shares("a", &[]);
+    bare.book = None;
+    bare.size = CARD.times(7);
+    let (plan, _) = check(&snapshot(vec![bare], vec![]));
+    assert_eq!(plan.moves[0].target, shares(&[(Share::Shared, 7), (Share::Held, 1)]));
+}
+
+#[test]
+fn pools_are_packed_and_whole_machines_stay_whole() {
+    for (free, cards, expected) in [
+        // The tightest broken node, not the whole ones.
+        (&[8, 8, 6, 7][..], 6, &[("2", 6)][..]),
+        // One whole node rather than two broken ones: few nodes first.
+        (&[8, 4, 4], 6, &[("0", 6)]),
+        // More than a node: whole nodes to the last card, then the tightest fit.
+        (&[8, 8, 3, 2], 10, &[("0", 8), ("3", 2)]),
+        (&[5, 5, 1], 11, &[("0", 5), ("1", 5), ("2", 1)]),
+    ] {
+        let nodes = free
+            .iter()
+            .enumerate()
+            .map(|(at, free)| with_shares(&at.to_string(), &[(resident("old"), 8 - free), (Share::Shared, *free)]))
+            .collect();
+        let old = claim("old", -1, Demand::Resident { cards: free.iter().map(|it| 8 - it).sum(), bought: 0 });
+        let (_, after) = check(&snapshot(nodes, vec![old, pool("new", cards)]));
+        assert_eq!(placed(&after, &resident("new")), at(expected), "{free:?} {cards}");
+    }
+}
+
+#[test]
+fn an_order_is_whole_or_nothing() {
+    let (plan, after) = check(&snapshot(vec![node("a")], vec![pool("big", 9)]));
+    assert_eq!(placed(&after, &resident("big")), vec![]);
+    assert_eq!(plan.outcomes[&key("big")].shortage, Some(Shortage::NoCards { needed: 9, free: 8 }));
+    // And a smaller, younger one is still served.
+    let small = claim("small", 5, Demand::Resident { cards: 8, bought: 0 });
+    let (_, after) = check(&snapshot(vec![node("a")], vec![pool("big", 9), small]));
+    assert_eq!(placed(&after, &resident("small")), at(&[("a", 8)]));
+}
+
+#[test]
+fn older_contracts_come_first() {
+    let claims = vec![claim("young", 2, Demand::Resident { cards: 6, bought: 0 }), claim("old", 1, Demand::Resident { cards: 6, bought: 0 })];
+    let (plan, after) = check(&snapshot(vec![node("a")], claims));
+    assert_eq!(placed(&after, &resident("old")), at(&[("a", 6)]));
+    assert!(plan.outcomes[&key("young")].shortage.is_some());
+}
+
+#[test]
+fn cards_under_a_pod_are_not_free() {
+    let busy = used(node("a"), &[(Share::Shared, 3)]);
+    let (plan, _) = check(&snapshot(vec![busy.clone()], vec![pool("p", 6)]));
+    assert_eq!(plan.outcomes[&key("p")].shortage, Some(Shortage::NoCards { needed: 6, free: 5 }));
+    let (_, after) = check(&snapshot(vec![busy], vec![pool("p", 5)]));
+    assert_eq!(after.nodes[0].shares, shares(&[(resident("p"), 5), (Share::Shared, 3)]));
+}
+
+#[test]
+fn foreign_pods_hold_their_cards() {
+    let mut taken = node("a");
+    taken.in_use.foreign = 3;
+    let (plan, after) = check(&snapshot(vec![taken], vec![pool("p", 6)]));
+    assert_eq!(after.nodes[0].shares, shares(&[(Share::Shared, 5), (Share::Held, 3)]));
+    assert_eq!(plan.outcomes[&key("p")].shortage, Some(Shortage::NoCards { needed: 6, free: 5 }));
+}
+
+#[test]
+fn a_shrunk_pool_gives_back_only_what_is_unused() {
+    let a = used(with_shares("a", &[(resident("p"), 4), (Share::Shared, 4)]), &[(resident("p"), 3)]);
+    let b = with_shares("b", &[(resident("p"), 4), (Share::Shared, 4)]);
+    let (_, after) = check(&snapshot(vec![a, b], vec![pool("p", 2)]));
+    assert_eq!(placed(&after, &resident("p")), at(&[("a", 3)]), "b is unused and goes, a keeps what its pods use");
+}
+
+#[test]
+fn what_nobody_claims_goes_back_when_its_pods_have_left() {
+    let a = used(with_shares("a", &[(resident("gone"), 6), (Share::Shared, 2)]), &[(resident("gone"), 2)]);
+    let (_, after) = check(&snapshot(vec![a], vec![]));
+    assert_eq!(after.nodes[0].shares, shares(&[(resident("gone"), 2), (Share::Shared, 6)]));
+}
+
+#[test]
+fn machines_are_whole_sound_and_in_their_zone() {
+    let broken = with_shares("a", &[(resident("p"), 1), (Share::Shared, 7)]);
+    let busy = used(node("b"), &[(Share::Shared, 1)]);
+    let faulty = Node { healthy: 7, shares: shares(&[(Share::Shared, 7)]), book: Some(shares(&[(Share::Shared, 7)])), ..node("c") };
+    let closed = Node { open: false, ..node("d") };
+    let elsewhere = Node { zone: "zone-b".to_owned(), ..node("e") };
+    let nodes = vec![broken, busy, faulty, closed, elsewhere, node("f")];
+    let mut wants = machines(&["base-0", "base-1"]);
+    wants[1].zone = "zone-b".to_owned();
+    let both = claim("g", 0, Demand::Dedicated { machines: wants, bought: vec![] });
+    let (_, after) = check(&snapshot(nodes.clone(), vec![pool("p", 1), both]));
+    let given = |name: &str| after.nodes.iter().find(|it| it.name == name).and_then(|it| it.given.clone()).map(|it| it.machine);
+    assert_eq!(given("e").as_deref(), Some("base-1"));
+    assert_eq!(given("f").as_deref(), Some("base-0"));
+    assert_eq!(after.nodes.iter().filter(|it| it.given.is_some()).count(), 2);
+    // Three are sold out: none is given.
+    let (plan, after) = check(&snapshot(nodes, vec![pool("p", 1), group("g", &["m-0", "m-1", "m-2"])]));
+    assert!(after.nodes.iter().all(|it| it.given.is_none()));
+    assert_eq!(plan.outcomes[&key("g")].shortage, Some(Shortage::SoldOut { needed: 3, free: 2 }));
+}
+
+#[test]
+fn a_released_machine_goes_back_when_it_is_empty() {
+    let given = Given { group: key("g"), machine: "m-0".to_owned() };
+    let dedicated = Share::Dedicated(key("g"));
+    let machine = Node { given: Some(given.clone()), ..with_shares("a", &[(dedicated.clone(), 8)]) };
+    let busy = Node { group_pods: 1, ..machine.clone() };
+    let (_, after) = check(&snapshot(vec![busy], vec![group("g", &[])]));
+    assert_eq!(after.nodes[0].given, Some(given), "a pod without cards is enough to keep it");
+    let (_, after) = check(&snapshot(vec![machine], vec![group("g", &[])]));
+    assert_eq!(after.nodes[0].given, None);
+    assert_eq!(after.nodes[0].shares, shares(&[(Share::Shared, 8)]));
+}
+
+#[test]
+fn a_zeroed_book_is_restored_up_to_the_physical_cards() {
+    let before = with_shares("a", &[(resident("p"), 6), (Share::Shared, 2)]);
+    let claims = || vec![claim("p", 0, Demand::Resident { cards: 6, bought: 6 })];
+    // Zeroed by hand: the cards are there.
+    let zeroed = Node { shares: Shares::default(), ..before.clone() };
+    let (_, after) = check(&snapshot(vec![zeroed], claims()));
+    assert_eq!(after.nodes[0].shares, before.shares);
+    // The device plugin is not back yet: nothing is decided, nobody is replaced, the cards count as sold.
+    let away = Node { shares: Shares::default(), cards: 0, healthy: 0, ..before.clone() };
+    let (plan, after) = check(&snapshot(vec![away, node("b")], claims()));
+    assert_eq!(placed(&after, &resident("p")), vec![]);
+    assert_eq!(plan.outcomes[&key("p")].cards(), 6);
+    assert_eq!(plan.outcomes[&key("p")].cards_in_place(), 0);
+    // Fewer come back than were sold: the newest contract loses its unused ones, and gets others elsewhere.
+    let young = Share::Spot(key("s"));
+    let two = with_shares("a", &[(resident("p"), 6), (young.clone(), 2)]);
+    let fewer = Node { shares: Shares::default(), cards: 8, healthy: 5, ..two };
+    let (_, after) = check(&snapshot(vec![fewer, node("b")], vec![claims().remove(0), spot("s", 1, 250, 2)]));
+    assert_eq!(placed(&after, &resident("p")), at(&[("a", 5), ("b", 1)]));
+    assert_eq!(placed(&after, &young), at(&[("b", 2)]));
+}
+
+#[test]
+fn a_node_made_anew_gets_its_book_from_its_pods_and_then_the_contracts() {
+    let fresh = Node { book: None, ..used(with_shares("a", &[]), &[(resident("p"), 2)]) };
+    let (_, after) = check(&snapshot(vec![fresh], vec![claim("p", 0, Demand::Resident { cards: 6, bought: 6 })]));
+    assert_eq!(after.nodes[0].shares, shares(&[(resident("p"), 6), (Share::Shared, 2)]));
+}
+
+#[test]
+fn lost_cards_are_replaced_before_anybody_buys() {
+    let old = claim("old", 0, Demand::Resident { cards: 6, bought: 6 });
+    let newer = claim("aaa", -5, Demand::Resident { cards: 8, bought: 0 });
+    let (plan, after) = check(&snapshot(vec![node("a")], vec![old, newer]));
+    assert_eq!(placed(&after, &resident("old")), at(&[("a", 6)]));
+    assert!(plan.outcomes[&key("aaa")].shortage.is_some());
+    // As many as there are.
+    let old = claim("old", 0, Demand::Resident { cards: 20, bought: 20 });
+    let (plan, after) = check(&snapshot(vec![node("a")], vec![old]));
+    assert_eq!(placed(&after, &resident("old")), at(&[("a", 8)]));
+    assert_eq!(plan.outcomes[&key("old")].shortage, Some(Shortage::NoCards { needed: 12, free: 0 }));
+}
+
+#[test]
+fn a_faulty_card_leaves_shared_first() {
+    let mut sick = with_shares("a", &[(resident("p"), 6), (Share::Shared, 2)]);
+    sick.healthy = 7;
+    let bought = || vec![claim("p", 0, Demand::Resident { cards: 6, bought: 6 })];
+    let (_, after) = check(&snapshot(vec![sick.clone(), node("b")], bought()));
+    assert_eq!(after.nodes[0].shares, shares(&[(resident("p"), 6), (Share::Shared, 1)]));
+    sick.healthy = 5;
+    let (_, after) = check(&snapshot(vec![sick, node("b")], bought()));
+    assert_eq!(placed(&after, &resident("p")), at(&[("a", 5), ("b", 1)]));
+}
+
+#[test]
+fn workers_are_admitted_active_first_and_as_far_as_there_is_room() {
+    let a = used(with_shares("a", &[(resident("p"), 4), (Share::Shared, 4)]), &[(Share::Shared, 1)]);
+    let claims = vec![pool("p", 4), workers("x", 0, 4, 1), claim("y", 9, Demand::Workers { cards: 1, active: 1, wanted: 1, exist: 0, unbound: vec![] })];
+    let (plan, _) = check(&snapshot(vec![a], claims));
+    assert_eq!(plan.outcomes[&key("y")].worker_nodes, vec!["a"], "active comes before what is above active");
+    assert_eq!(plan.outcomes[&key("x")].worker_nodes, vec!["a", "a"]);
+    assert_eq!(plan.outcomes[&key("x")].shortage, Some(Shortage::NoCards { needed: 1, free: 0 }));
+}
+
+#[test]
+fn workers_that_wait_for_their_node_keep_their_place() {
+    let waiting = claim("x", 0, Demand::Workers { cards: 2, active: 1, wanted: 1, exist: 1, unbound: vec!["gone".to_owned()] });
+    let (plan, _) = check(&snapshot(vec![node("a")], vec![waiting, pool("p", 7)]));
+    assert_eq!(plan.outcomes[&key("p")].shortage, Some(Shortage::NoCards { needed: 7, free: 6 }));
+}
+
+#[test]
+fn the_highest_bid_is_served_and_ties_go_to_the_older() {
+    let claims = vec![spot("low", 0, 100, 4), spot("young", 2, 250, 4), spot("old", 1, 250, 4)];
+    let (plan, after) = check(&snapshot(vec![node("a")], claims));
+    assert_eq!(placed(&after, &Share::Spot(key("old"))), at(&[("a", 4)]));
+    assert_eq!(placed(&after, &Share::Spot(key("young"))), at(&[("a", 4)]));
+    assert!(plan.outcomes[&key("low")].shortage.is_some());
+}
+
+#[test]
+fn a_spot_server_that_may_not_start_keeps_what_it_has() {
+    let share = Share::Spot(key("s"));
+    let mut server = spot("s", 0, 100, 2);
+    server.demand = Demand::Spot { cards: 2, bid: Decimal::ONE, may_start: false };
+    let (_, after) = check(&snapshot(vec![with_shares("a", &[(share.clone(), 2), (Share::Shared, 6)])], vec![server.clone()]));
+    assert_eq!(placed(&after, &share), at(&[("a", 2)]));
+    let (_, after) = check(&snapshot(vec![node("a")], vec![server]));
+    assert_eq!(placed(&after, &share), vec![]);
+}
+
+#[test]
+fn quotas_count_everything_that_the_account_holds() {
+    let mut world = snapshot(vec![node("a"), node("b")], vec![pool("p", 6), workers("x", 2, 2, 2), claim("q", 3, Demand::Resident { cards: 3, bought: 0 })]);
+    world.quotas.insert(("acme".to_owned(), "ada".to_owned()), 10);
+    let (plan, _) = check(&world);
+    assert_eq!(plan.outcomes[&key("q")].shortage, Some(Shortage::Quota { limit: 10, held: 8, needed: 3 }));
+}
+
+#[test]
+fn pods_beyond_their_share_are_named_once_the_node_is_in_order() {
+    let late = used(with_shares("a", &[(resident("p"), 6), (Share::Shared, 2)]), &[(Share::Shared, 3)]);
+    let (plan, _) = check(&snapshot(vec![late], vec![pool("p", 6)]));
+    assert_eq!(plan.excess, vec![Excess { node: "a".to_owned(), share: Share::Shared, cards: 1 }]);
+}
+
+#[test]
+fn nothing_is_written_to_a_node_that_our_view_lags_behind() {
+    let lagging = Node { fresh: false, open: false, ..node("a") };
+    let (plan, _) = check(&snapshot(vec![lagging], vec![pool("p", 6)]));
+    assert_eq!(plan.moves, vec![]);
+}
+
+// Random fleets and contracts.
+
+fn any_claim(at: usize) -> impl Strategy<Value = Claim> {
+    let demand = prop_oneof![
+        (0..12_u32, 0..12_u32).prop_map(|(cards, bought)| Demand::Resident { cards: cards.max(bought), bought }),
+        (0..3_usize, 0..2_u8).prop_map(|(count, zoned)| Demand::Dedicated {
+            machines: (0..count)
+                .map(|it| Machine { name: format!("m-{it}"), cards: 8, zone: if zoned == 1 { "zone-b".to_owned() } else { String::new() } })
+                .collect(),
+            bought: vec![],
+        }),
+        (1..4_u32, 1..500_i64, any::<bool>()).prop_map(|(cards, bid, may_start)| Demand::Spot { cards, bid: Decimal::new(bid, 2), may_start }),
+        (1..3_u32, 0..3_u32, 0..5_u32, 0..4_u32).prop_map(|(cards, active, more, exist)| Demand::Workers {
+            cards,
+            active,
+            wanted: active + more,
+            exist,
+            unbound: vec![],
+        }),
+    ];
+    (0..20_i64, demand).prop_map(move |(created, demand)| claim(&format!("c{at}"), created, demand))
+}
+
+fn any_claims() -> impl Strategy<Value = Vec<Claim>> {
+    (0..12_usize).prop_flat_map(|count| (0..count).map(any_claim).collect::<Vec<_>>())
+}
+
+fn any_fleet() -> impl Strategy<Value = Vec<Node>> {
+    proptest::collection::vec((0..10_u8, 0..9_u32, 0..9_u32, any::<bool>(), 0..3_u32), 0..8).prop_map(|list| {
+        list.into_iter()
+            .enumerate()
+            .map(|(at, (kind, few, fewer, zone_b, foreign))| {
+                let mut node = node(&format!("n{at}"));
+                if zone_b {
+                    node.zone = "zone-b".to_owned();
+                }
+                match kind {
+                    0 => node.open = false,
+                    1 => node.healthy = few,
+                    2 => node = Node { cards: few, healthy: few.min(fewer), shares: Shares::default(), book: None, ..node },
+                    3 => node.size = CARD.times(few),
+                    4 => node = used(node, &[(Share::Shared, few)]),
+                    5 => node.in_use.foreign = foreign,
+                    6 => node.shares = Shares::default(),
+                    _ => (),
+                }
+                node
+            })
+            .collect()
+    })
+}
+
+/// Pods come and go within their shares, cards fail and heal, between two plans.
+fn disturb(world: &mut Snapshot, seeds: &[(u8, u8)]) {
+    for (at, (which, how)) in seeds.iter().enumerate() {
+        let Some(node) = world.nodes.get_mut(at) else { return };
+        match which % 4 {
+            0 => {
+                let pods: Vec<(Share, u32)> = node.shares.iter().filter(|(it, _)| **it != Share::Held).map(|(share, cards)| (share.clone(), u32::from(*how) % (cards + 1))).collect();
+                node.in_use.by_share = pods.into_iter().collect();
+            }
+            1 => node.in_use = InUse::default(),
+            2 => node.healthy = node.cards.min(u32::from(*how) % 9),
+            _ => node.open = how % 2 == 0,
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3_000, ..ProptestConfig::default() })]
+
+    /// Thousands of random fleets and contracts: no card twice, stable, independent of order, whole orders only, quotas kept.
+    #[test]
+    fn no_card_is_sold_twice(fleet in any_fleet(), claims in any_claims(), seeds in proptest::collection::vec(any::<(u8, u8)>(), 8), later in any_claims(), quota in 0..40_u32) {
+        let mut world = snapshot(fleet, claims);
+        world.quotas.insert(("acme".to_owned(), "ada".to_owned()), quota);
+        for round in 0..2 {
+            let (plan, after) = check(&world);
+            for node in &after.nodes {
+                prop_assert!(node.shares.sum() <= node.healthy.max(world.nodes.iter().find(|it| it.name == node.name).map_or(0, |it| it.shares.sum())));
+            }
+            let mut cards: HashMap<&Share, u32> = HashMap::new();
+            for node in &after.nodes {
+                for (share, count) in node.shares.iter() {
+                    *cards.entry(share).or_default() += count;
+                }
+            }
+            for claim in &world.claims {
+                let have = cards.get(&claim.share()).copied().unwrap_or(0);
+                let outcome = &plan.outcomes[&claim.key];
+                match &claim.demand {
+                    // In the first round nothing was bought, so an order shows whether it was whole.
+                    Demand::Resident { cards, bought } if round == 0 && *bought == 0 => {
+                        prop_assert!(have == 0 || have == *cards, "{have} of {cards}");
+                        prop_assert!(have == *cards || outcome.shortage.is_some(), "no cards, and no reason");
+                    }
+                    Demand::Resident { .. } => (),
+                    Demand::Dedicated { machines, .. } => {
+                        let given = after.nodes.iter().filter(|it| it.given.as_ref().is_some_and(|it| it.group == claim.key)).count();
+                        prop_assert!(round > 0 || given == 0 || given == machines.len());
+                        prop_assert!(given >= machines.len() || outcome.shortage.is_some());
+                    }
+                    Demand::Spot { cards, may_start, .. } => {
+                        prop_assert!(have == 0 || have <= *cards || round > 0);
+                        prop_assert!(have > 0 || !may_start || outcome.shortage.is_some());
+                    }
+                    Demand::Workers { wanted, exist, .. } => {
+                        let admitted = u32::try_from(outcome.worker_nodes.len()).expect("few");
+                        prop_assert!(admitted <= wanted.saturating_sub(*exist));
+                        prop_assert!(admitted == wanted.saturating_sub(*exist) || outcome.shortage.is_some());
+                    }
+                }
+            }
+            world = after;
+            world.claims.clone_from(&later);
+            disturb(&mut world, &seeds);
+        }
+    }
+}

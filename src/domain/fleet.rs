@@ -1,0 +1,140 @@
+//! The snapshot that the allocator decides on: nodes with their cards, and what the contracts claim. A value, built elsewhere.
+
+use std::collections::BTreeMap;
+
+use rust_decimal::Decimal;
+
+use super::book::{InUse, Key, Share, Shares};
+use super::units::Size;
+
+/// Everything that one decision depends on.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// What goes with one card, by card type.
+    pub card_types: BTreeMap<String, Size>,
+    /// The managed nodes.
+    pub nodes: Vec<Node>,
+    /// What the contracts want. Their order does not matter.
+    pub claims: Vec<Claim>,
+    /// Most cards of a type that an account may hold at once: (account, card type) → cards. Absent: no limit.
+    pub quotas: BTreeMap<(String, String), u32>,
+}
+
+/// A managed node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// The card type of all its cards.
+    pub card_type: String,
+    /// Its zone; empty when it has none.
+    pub zone: String,
+    /// Physical cards in its capacity.
+    pub cards: u32,
+    /// min(capacity, allocatable) of the physical cards: those that are not faulty.
+    pub healthy: u32,
+    /// CPU, memory and disk that are left for cards: allocatable, less what pods without cards ask for.
+    pub size: Size,
+    /// The shares in its capacity.
+    pub shares: Shares,
+    /// The shares as we last wrote them; absent on a node that is new (or was made anew).
+    pub book: Option<Shares>,
+    /// The machine of a group that it is given to.
+    pub given: Option<Given>,
+    /// Cards that the pods on it ask for.
+    pub in_use: InUse,
+    /// Pods on it (with or without cards) of the group that it is given to.
+    pub group_pods: u32,
+    /// May new work be placed here: Ready, not cordoned, and our view of it is not older than our own last write.
+    pub open: bool,
+    /// May we write to it: our view of it is not older than our own last write.
+    pub fresh: bool,
+}
+
+/// A node's place in a group.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Given {
+    /// The group.
+    pub group: Key,
+    /// The machine's name in it, e.g. `base-0`.
+    pub machine: String,
+}
+
+/// What a contract claims.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claim {
+    /// The contract.
+    pub key: Key,
+    /// The card type.
+    pub card_type: String,
+    /// Who pays, for quotas.
+    pub account: String,
+    /// When the contract was created, seconds since 1970: the older is served first, ties by key.
+    pub created_seconds: i64,
+    /// What it wants.
+    pub demand: Demand,
+}
+
+/// What a contract wants.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Demand {
+    /// Cards locked for a pool, anywhere.
+    Resident {
+        /// Cards in all; fewer than are locked gives the unused rest back.
+        cards: u32,
+        /// Cards that are bought already: lost ones among them are replaced before anybody buys.
+        bought: u32,
+    },
+    /// Whole machines.
+    Dedicated {
+        /// The machines, by name.
+        machines: Vec<Machine>,
+        /// Names among `machines` that were given a node before: a lost one is replaced before anybody buys.
+        bought: Vec<String>,
+    },
+    /// Cards for a spot server, on one node.
+    Spot {
+        /// Cards on one node.
+        cards: u32,
+        /// Most to pay per card-hour: the higher is served first.
+        bid: Decimal,
+        /// May it start now (bid ≥ price, account in order)? A server that has its cards keeps them.
+        may_start: bool,
+    },
+    /// Serverless workers on shared cards; the scheduler binds them, the plan says how many there is room for, and where.
+    Workers {
+        /// Cards per worker.
+        cards: u32,
+        /// Workers that are always on.
+        active: u32,
+        /// Workers wanted now.
+        wanted: u32,
+        /// Worker pods that exist and are not on their way out, bound or not.
+        exist: u32,
+        /// For each of them that is not bound yet: the node that it was promised.
+        unbound: Vec<String>,
+    },
+}
+
+/// A machine that a group wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Its name, e.g. `base-0`.
+    pub name: String,
+    /// Cards that the machine type has; a node with another number does not fit.
+    pub cards: u32,
+    /// Zone; empty = any.
+    pub zone: String,
+}
+
+impl Claim {
+    /// The share that this contract's cards are in.
+    pub fn share(&self) -> Share {
+        match &self.demand {
+            Demand::Resident { .. } => Share::Resident(self.key.clone()),
+            Demand::Dedicated { .. } => Share::Dedicated(self.key.clone()),
+            Demand::Spot { .. } => Share::Spot(self.key.clone()),
+            Demand::Workers { .. } => Share::Shared,
+        }
+    }
+}
