@@ -1,0 +1,176 @@
+//! Conditions: every word that a user reads in one is an enum here.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use jiff::Timestamp;
+
+/// The type of a condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Type {
+    /// All is as it was bought; a function of the others.
+    Ready,
+    /// All cards of a pool are locked.
+    CardsLocked,
+    /// All machines of a group are there and usable.
+    MachinesReady,
+    /// A spot server has its card and runs.
+    Placed,
+    /// There are cards for all workers that are wanted.
+    CardsAvailable,
+    /// All workers that are wanted are ready.
+    WorkersReady,
+    /// What the object names exists and fits.
+    ReferencesResolved,
+}
+
+/// Why a condition is as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// As it should be.
+    AsBought,
+    /// Valid, and all that it names exists.
+    Valid,
+    /// Running.
+    Running,
+    /// Stopped, as its state says.
+    Stopped,
+    /// Scaled to zero.
+    Idle,
+    /// On its way.
+    Progressing,
+    /// Not yet decided.
+    Pending,
+    /// Being deleted.
+    Deleting,
+    /// The object can't be used as it is; the message says why.
+    Invalid,
+    /// The card type does not exist.
+    UnknownCardType,
+    /// The machine type is not in the tariff.
+    UnknownMachineType,
+    /// The pool or group does not exist.
+    UnknownPlacement,
+    /// No tariff for the region.
+    NoTariff,
+    /// The tariff has no price for this.
+    NoPrice,
+    /// No market for the card type.
+    NoMarket,
+    /// The namespace names no account.
+    NoAccount,
+    /// The account does not exist.
+    UnknownAccount,
+    /// The account pays in another currency than the tariff asks.
+    OtherCurrency,
+    /// The account's quota does not suffice.
+    QuotaExceeded,
+    /// Not enough free cards.
+    Shortage,
+    /// No whole machine is free.
+    SoldOut,
+    /// The purchase was refused (`onShortage: Fail`).
+    Refused,
+    /// The bid is below the price.
+    PriceAboveBid,
+    /// The pool has no room for all instances.
+    PoolWithoutRoom,
+    /// The group is not of use `Inference`.
+    GroupNotInference,
+    /// The group or pool is not usable yet.
+    PlacementNotReady,
+    /// Sold cards are away or faulty.
+    Degraded,
+    /// A machine is being emptied.
+    Draining,
+    /// Machines to give back must be named.
+    NameMachines,
+    /// A prepaid machine stays until its term ends.
+    BoundByTerm,
+    /// Two card types match the same node.
+    Conflict,
+    /// Workers do not get ready.
+    NotReady,
+    /// Endpoints are still bound.
+    StillBound,
+}
+
+impl Type {
+    /// As it stands in `type`.
+    pub fn as_str(self) -> String {
+        format!("{self:?}")
+    }
+}
+
+impl Reason {
+    /// As it stands in `reason`.
+    pub fn as_str(self) -> String {
+        format!("{self:?}")
+    }
+}
+
+/// The conditions of one status while they are made.
+#[derive(Debug)]
+pub struct Conditions<'a> {
+    before: &'a [Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+    list: Vec<Condition>,
+}
+
+impl<'a> Conditions<'a> {
+    /// Starts from what the object says now, so that a condition that does not change keeps its time.
+    pub fn new(before: &'a [Condition], generation: Option<i64>, now: Timestamp) -> Conditions<'a> {
+        Conditions { before, generation, now, list: Vec::new() }
+    }
+
+    /// States a condition: `None` is `Unknown`.
+    pub fn set(&mut self, kind: Type, holds: Option<bool>, reason: Reason, message: impl Into<String>) -> &mut Self {
+        let status = match holds {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => "Unknown",
+        };
+        let type_ = kind.as_str();
+        let same = self.before.iter().find(|it| it.type_ == type_ && it.status == status);
+        self.list.push(Condition {
+            last_transition_time: same.map_or(Time(self.now), |it| it.last_transition_time.clone()),
+            message: message.into(),
+            observed_generation: self.generation,
+            reason: reason.as_str(),
+            status: status.to_owned(),
+            type_,
+        });
+        self
+    }
+
+    /// The list, in the order of their types.
+    pub fn done(mut self) -> Vec<Condition> {
+        self.list.sort_by(|a, b| a.type_.cmp(&b.type_));
+        self.list
+    }
+}
+
+/// Does the condition hold?
+pub fn holds(conditions: &[Condition], kind: Type) -> bool {
+    conditions.iter().any(|it| it.type_ == kind.as_str() && it.status == "True")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_keeps_its_time_until_its_status_changes() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut first = Conditions::new(&[], Some(1), at(10));
+        first.set(Type::Ready, Some(false), Reason::Pending, "no cards");
+        let first = first.done();
+        let mut second = Conditions::new(&first, Some(2), at(20));
+        second.set(Type::Ready, Some(false), Reason::Shortage, "still none");
+        let second = second.done();
+        assert_eq!(second[0].last_transition_time, Time(at(10)));
+        assert_eq!(second[0].observed_generation, Some(2));
+        let mut third = Conditions::new(&second, Some(2), at(30));
+        third.set(Type::Ready, Some(true), Reason::AsBought, "");
+        assert_eq!(third.done()[0].last_transition_time, Time(at(30)));
+    }
+}
