@@ -25,7 +25,6 @@ fn world() -> Snapshot {
             shares: shared.clone(),
             book: Some(shared.clone()),
             open: true,
-            fresh: true,
             ..Node::default()
         })
         .collect();
@@ -38,7 +37,7 @@ fn world() -> Snapshot {
             // The mix: half workers, a quarter pools, most of the rest spot, one in forty a machine.
             demand: match at % 40 {
                 0 => Demand::Dedicated {
-                    machines: vec![Machine { name: "m-0".to_owned(), cards: 8, zone: String::new() }],
+                    machines: vec![Machine { name: "m-0".to_owned(), card_type: "ada".to_owned(), cards: 8, zone: String::new() }],
                     bought: vec![],
                 },
                 1..=9 => Demand::Resident { cards: 1 + u32::try_from(at % 4).unwrap_or(0), bought: 0 },

@@ -1,1 +1,243 @@
-//! (see ARCHITECTURE.md)
+//! Thin shells around `domain`: two loops over what is watched.
+//!
+//! `allocator` decides about cards for all contracts at once. The contracts' loop here looks at each contract that has
+//! changed: the files of its kind (`pool`, `group`, `spot`, `endpoint`) say what it wants of the allocator, what it runs and
+//! what it reports. A contract that fails is tried again by itself, later and later, and never stops the others.
+
+pub mod allocator;
+pub mod catalogue;
+pub mod endpoint;
+pub mod facts;
+pub mod group;
+pub mod pool;
+pub mod spot;
+pub mod status;
+pub mod worker;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use prometheus::{IntCounterVec, Opts, Registry};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::CardTypeStatus;
+use crate::cluster::read::{Caches, ContractRef, Kind};
+use crate::cluster::{Cluster, write};
+use crate::domain::allocate::Outcome;
+
+/// Contracts looked at at once.
+const CONTRACTS_AT_ONCE: usize = 32;
+/// Changes that come within this time are looked at together.
+const GATHER: Duration = Duration::from_millis(10);
+/// Everything is looked at again after this, whatever happened: watches may have missed something.
+const RESYNC: Duration = Duration::from_secs(300);
+/// Schedules and drains are looked at this often.
+const TICK: Duration = Duration::from_secs(5);
+
+/// What all controllers share.
+pub struct Context {
+    /// The API server.
+    pub cluster: Cluster,
+    /// What is watched.
+    pub caches: Caches,
+    /// The clock.
+    pub now: fn() -> Timestamp,
+    /// What the allocator last found.
+    pub published: watch::Sender<Arc<Published>>,
+    /// Passes by kind and outcome.
+    passes: IntCounterVec,
+    /// When contracts that wait or failed are looked at again.
+    again: Mutex<HashMap<ContractRef, Retry>>,
+}
+
+/// What the allocator last found.
+#[derive(Default, PartialEq)]
+pub struct Published {
+    /// By contract.
+    pub outcomes: HashMap<ContractRef, Outcome>,
+    /// By card type: what there is.
+    pub cards: BTreeMap<String, CardTypeStatus>,
+    /// Card types that match a node which another one matches too, and that node.
+    pub conflicts: BTreeMap<String, String>,
+}
+
+struct Retry {
+    at: tokio::time::Instant,
+    failures: u32,
+}
+
+/// Why a pass over a contract did not come to its end; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A write of what the contract runs.
+    #[error("apply: {0}")]
+    Apply(write::Error),
+    /// The write of its status.
+    #[error("write status: {0}")]
+    WriteStatus(write::Error),
+    /// It took too long.
+    #[error("no answer within 60 s")]
+    Slow,
+}
+
+/// How a pass ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// Nothing more to do until something changes.
+    Settled,
+    /// Look again at the next tick.
+    LookAgain,
+}
+
+impl Context {
+    /// Makes the context and registers its metrics.
+    pub fn new(cluster: Cluster, caches: Caches, now: fn() -> Timestamp, registry: &Registry) -> prometheus::Result<Context> {
+        let passes = IntCounterVec::new(Opts::new("tenure_passes_total", "Passes over contracts, by kind and how they ended"), &["kind", "outcome"])?;
+        registry.register(Box::new(passes.clone()))?;
+        Ok(Context { cluster, caches, now, published: watch::Sender::default(), passes, again: Mutex::default() })
+    }
+
+    /// What the allocator last said of a contract; `None` before it has looked at it.
+    pub fn outcome(&self, kind: Kind, namespace: &str, name: &str) -> Option<Outcome> {
+        let contract = ContractRef { kind, namespace: namespace.to_owned(), name: name.to_owned() };
+        self.published.borrow().outcomes.get(&contract).cloned()
+    }
+}
+
+/// Runs all controllers until they are told to stop. The caches must be complete.
+pub async fn run(context: Arc<Context>, beat: impl Fn() + Send + Sync + 'static, stop: CancellationToken) {
+    let beat = Arc::new(beat);
+    tokio::join!(allocator::run(context.clone(), beat.clone(), stop.clone()), contracts(context, beat, stop));
+}
+
+async fn contracts(context: Arc<Context>, beat: Arc<impl Fn()>, stop: CancellationToken) {
+    let changes = context.caches.changes.clone();
+    let mut published = context.published.subscribe();
+    let mut seen = published.borrow_and_update().clone();
+    let mut tick = tokio::time::interval(TICK);
+    let mut last_all = tokio::time::Instant::now() - RESYNC;
+    loop {
+        beat();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = changes.contracts_changed.notified() => (),
+            _ = published.changed() => (),
+            _ = tick.tick() => (),
+        }
+        tokio::time::sleep(GATHER).await;
+
+        let dirty = changes.take();
+        let latest = published.borrow_and_update().clone();
+        let all = dirty.all || last_all.elapsed() >= RESYNC;
+        let mut todo: BTreeSet<ContractRef> = dirty.contracts;
+        todo.extend(changed(&seen, &latest));
+        todo.extend(due(&context));
+        if all {
+            last_all = tokio::time::Instant::now();
+            todo.extend(everything(&context.caches));
+        }
+        // What is bound to a pool or group depends on it.
+        for contract in todo.clone() {
+            let index = match contract.kind {
+                Kind::Pool => format!("pool/{}/{}", contract.namespace, contract.name),
+                Kind::Group => format!("group/{}/{}", contract.namespace, contract.name),
+                Kind::Spot | Kind::Endpoint => continue,
+            };
+            todo.extend(context.caches.endpoints.under(&index).iter().map(|it| reference(Kind::Endpoint, &**it)));
+        }
+        if all || seen.cards != latest.cards || seen.conflicts != latest.conflicts {
+            catalogue::report(&context).await;
+        }
+        seen = latest;
+        futures::stream::iter(todo).for_each_concurrent(CONTRACTS_AT_ONCE, |contract| pass(&context, contract)).await;
+    }
+}
+
+/// Looks at one contract and notes how it went.
+async fn pass(context: &Context, contract: ContractRef) {
+    let reconciled = async {
+        match contract.kind {
+            Kind::Pool => pool::reconcile(context, &contract).await,
+            Kind::Group => group::reconcile(context, &contract).await,
+            Kind::Spot => spot::reconcile(context, &contract).await,
+            Kind::Endpoint => endpoint::reconcile(context, &contract).await,
+        }
+    };
+    let result = tokio::time::timeout(Duration::from_secs(60), reconciled).await.unwrap_or(Err(Error::Slow));
+    let mut again = context.again.lock().unwrap_or_else(PoisonError::into_inner);
+    let outcome = match result {
+        Ok(Done::Settled) => {
+            again.remove(&contract);
+            "applied"
+        }
+        Ok(Done::LookAgain) => {
+            again.insert(contract.clone(), Retry { at: tokio::time::Instant::now() + TICK, failures: 0 });
+            "waiting"
+        }
+        Err(error) => {
+            let failures = again.get(&contract).map_or(0, |it| it.failures) + 1;
+            let wait = Duration::from_millis(200 * 2_u64.pow(failures.min(9))).min(Duration::from_secs(60));
+            again.insert(contract.clone(), Retry { at: tokio::time::Instant::now() + wait, failures });
+            // A conflict is the ordinary way of learning that the view was old.
+            let ordinary = matches!(error, Error::Apply(write::Error::Conflict) | Error::WriteStatus(write::Error::Conflict));
+            if ordinary {
+                tracing::debug!(?contract, %error, "pass failed");
+            } else {
+                tracing::warn!(?contract, %error, failures, "pass failed");
+            }
+            drop(again);
+            let later = context.caches.changes.clone();
+            let contract = contract.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(wait).await;
+                later.contract(contract.kind, &contract.namespace, &contract.name);
+            });
+            "failed"
+        }
+    };
+    context.passes.with_label_values(&[kind_label(contract.kind), outcome]).inc();
+}
+
+fn kind_label(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Pool => "ResidentPool",
+        Kind::Group => "DedicatedGroup",
+        Kind::Spot => "SpotServer",
+        Kind::Endpoint => "ServerlessEndpoint",
+    }
+}
+
+fn due(context: &Context) -> Vec<ContractRef> {
+    let now = tokio::time::Instant::now();
+    let again = context.again.lock().unwrap_or_else(PoisonError::into_inner);
+    again.iter().filter(|(_, it)| it.failures == 0 && it.at <= now).map(|(contract, _)| contract.clone()).collect()
+}
+
+/// Contracts of which the allocator says something new.
+fn changed(before: &Published, after: &Published) -> Vec<ContractRef> {
+    let gone = before.outcomes.keys().filter(|it| !after.outcomes.contains_key(*it));
+    let new = after.outcomes.iter().filter(|(contract, outcome)| before.outcomes.get(contract) != Some(outcome)).map(|(contract, _)| contract);
+    gone.chain(new).cloned().collect()
+}
+
+fn everything(caches: &Caches) -> Vec<ContractRef> {
+    let pools = caches.pools.all();
+    let groups = caches.groups.all();
+    let spots = caches.spots.all();
+    let endpoints = caches.endpoints.all();
+    let mut all: Vec<ContractRef> = pools.iter().map(|it| reference(Kind::Pool, &**it)).collect();
+    all.extend(groups.iter().map(|it| reference(Kind::Group, &**it)));
+    all.extend(spots.iter().map(|it| reference(Kind::Spot, &**it)));
+    all.extend(endpoints.iter().map(|it| reference(Kind::Endpoint, &**it)));
+    all
+}
+
+/// How a contract is called here.
+pub fn reference<K: kube::Resource>(kind: Kind, object: &K) -> ContractRef {
+    let meta = object.meta();
+    ContractRef { kind, namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
+}

@@ -45,10 +45,8 @@ pub struct Node {
     pub in_use: InUse,
     /// Pods on it (with or without cards) of the group that it is given to.
     pub group_pods: u32,
-    /// May new work be placed here: Ready, not cordoned, and our view of it is not older than our own last write.
+    /// May new work be placed here: Ready and not cordoned.
     pub open: bool,
-    /// May we write to it: our view of it is not older than our own last write.
-    pub fresh: bool,
 }
 
 /// A node's place in a group.
@@ -65,7 +63,7 @@ pub struct Given {
 pub struct Claim {
     /// The contract.
     pub key: Key,
-    /// The card type.
+    /// The card type; for a group each machine names its own.
     pub card_type: String,
     /// Who pays, for quotas.
     pub account: String,
@@ -121,6 +119,8 @@ pub enum Demand {
 pub struct Machine {
     /// Its name, e.g. `base-0`.
     pub name: String,
+    /// The type of its cards.
+    pub card_type: String,
     /// Cards that the machine type has; a node with another number does not fit.
     pub cards: u32,
     /// Zone; empty = any.

@@ -13,6 +13,8 @@ pub struct Numbers {
     pub next: u32,
     /// Machines that the group has or waits for.
     pub live: BTreeSet<u32>,
+    /// Those among them that have had a node: they are bought, and leave only when they are named.
+    pub placed: BTreeSet<u32>,
 }
 
 /// A set as the group's owner wants it.
@@ -48,8 +50,8 @@ pub fn machine_name(set: &str, number: u32) -> String {
     format!("{set}-{number}")
 }
 
-/// The machines as they shall be. `placed` are the names of machines that have (or had) a node: others may leave unnamed.
-pub fn plan(now: &Record, sets: &[Set], release: &[String], placed: &BTreeSet<String>) -> (Record, Vec<Problem>) {
+/// The machines as they shall be.
+pub fn plan(now: &Record, sets: &[Set], release: &[String]) -> (Record, Vec<Problem>) {
     let mut record = now.clone();
     let mut problems = Vec::new();
     for set in sets {
@@ -59,7 +61,7 @@ pub fn plan(now: &Record, sets: &[Set], release: &[String], placed: &BTreeSet<St
         let set = sets.iter().find(|it| it.name == *name);
         let count = usize::try_from(set.map_or(0, |it| it.count)).unwrap_or(usize::MAX);
         // Machines that never had a node leave first, the newest of them first.
-        let waiting: Vec<u32> = numbers.live.iter().rev().copied().filter(|it| !placed.contains(&machine_name(name, *it))).collect();
+        let waiting: Vec<u32> = numbers.live.iter().rev().copied().filter(|it| !numbers.placed.contains(it)).collect();
         for number in waiting {
             if numbers.live.len() > count {
                 numbers.live.remove(&number);
@@ -84,6 +86,7 @@ pub fn plan(now: &Record, sets: &[Set], release: &[String], placed: &BTreeSet<St
             numbers.live.insert(numbers.next);
             numbers.next += 1;
         }
+        numbers.placed = &numbers.placed & &numbers.live;
     }
     (record, problems)
 }
@@ -95,6 +98,20 @@ impl Numbers {
 }
 
 impl Record {
+    /// Notes that a machine has a node.
+    pub fn place(&mut self, machine: &str) {
+        for (set, numbers) in &mut self.0 {
+            if let Some(number) = numbers.live.iter().copied().find(|it| machine_name(set, *it) == machine) {
+                numbers.placed.insert(number);
+            }
+        }
+    }
+
+    /// The names of the machines that have had a node.
+    pub fn placed(&self) -> Vec<String> {
+        self.0.iter().flat_map(|(set, numbers)| numbers.placed.iter().map(move |it| machine_name(set, *it))).collect()
+    }
+
     /// The names of all machines, by set and number.
     pub fn machines(&self) -> impl Iterator<Item = (&str, String)> {
         self.0.iter().flat_map(|(set, numbers)| numbers.live.iter().map(move |it| (set.as_str(), machine_name(set, *it))))
@@ -106,15 +123,16 @@ mod tests {
     use super::*;
 
     fn record(list: &[(&str, u32, &[u32])]) -> Record {
-        Record(list.iter().map(|(set, next, live)| ((*set).to_owned(), Numbers { next: *next, live: live.iter().copied().collect() })).collect())
+        Record(list.iter().map(|(set, next, live)| ((*set).to_owned(), Numbers { next: *next, live: live.iter().copied().collect(), placed: live.iter().copied().collect() })).collect())
     }
 
     /// One set `m` of `count` machines, of which `placed` have a node.
     fn check(now: &[u32], next: u32, count: u32, release: &[&str], placed: &[u32], expected: &[u32], problems: &[Problem]) {
         let sets = [Set { name: "m".to_owned(), count, bound_by_term: false }];
         let release: Vec<String> = release.iter().map(|it| (*it).to_owned()).collect();
-        let placed = placed.iter().map(|it| machine_name("m", *it)).collect();
-        let (after, found) = plan(&record(&[("m", next, now)]), &sets, &release, &placed);
+        let mut before = record(&[("m", next, now)]);
+        before.0.get_mut("m").unwrap().placed = placed.iter().copied().collect();
+        let (after, found) = plan(&before, &sets, &release);
         assert_eq!(after.0["m"].live.iter().copied().collect::<Vec<_>>(), expected);
         assert_eq!(found, problems);
     }
@@ -145,18 +163,16 @@ mod tests {
     #[test]
     fn a_removed_set_must_be_named_too() {
         let before = record(&[("gone", 1, &[0])]);
-        let placed = BTreeSet::from(["gone-0".to_owned()]);
-        let (_, problems) = plan(&before, &[], &[], &placed);
+        let (_, problems) = plan(&before, &[], &[]);
         assert_eq!(problems, [Problem::NameMachines { set: "gone".to_owned(), missing: 1 }]);
-        let (after, problems) = plan(&before, &[], &["gone-0".to_owned()], &placed);
+        let (after, problems) = plan(&before, &[], &["gone-0".to_owned()]);
         assert_eq!((after.machines().count(), problems.len()), (0, 0));
     }
 
     #[test]
     fn a_prepaid_machine_stays_where_the_tariff_says_so() {
         let sets = [Set { name: "m".to_owned(), count: 0, bound_by_term: true }];
-        let placed = BTreeSet::from(["m-0".to_owned()]);
-        let (after, problems) = plan(&record(&[("m", 1, &[0])]), &sets, &["m-0".to_owned()], &placed);
+        let (after, problems) = plan(&record(&[("m", 1, &[0])]), &sets, &["m-0".to_owned()]);
         assert_eq!(after.machines().count(), 1);
         assert_eq!(problems, [Problem::BoundByTerm { machine: "m-0".to_owned() }]);
     }

@@ -7,8 +7,9 @@ use crate::domain::fleet::{Demand, Node};
 
 /// What a contract keeps.
 #[derive(Default)]
-pub(super) struct Kept {
+pub(super) struct Kept<'a> {
     pub(super) cards: u32,
+    pub(super) by_type: HashMap<&'a str, u32>,
     pub(super) machines: Vec<String>,
 }
 
@@ -69,11 +70,13 @@ impl<'a> Board<'a> {
     }
 
     /// What each share of a contract keeps after step 0: cards, and for a group the machines that keep their node.
-    pub(super) fn kept(&self) -> HashMap<Share, Kept> {
-        let mut kept: HashMap<Share, Kept> = HashMap::new();
+    pub(super) fn kept(&self) -> HashMap<Share, Kept<'a>> {
+        let mut kept: HashMap<Share, Kept<'a>> = HashMap::new();
         for slot in &self.slots {
             for (share, cards) in slot.locked.iter() {
-                kept.entry(share.clone()).or_default().cards += cards;
+                let entry = kept.entry(share.clone()).or_default();
+                entry.cards += cards;
+                *entry.by_type.entry(&slot.node.card_type).or_default() += cards;
             }
             if let Some(given) = &slot.given {
                 kept.entry(Share::Dedicated(given.group.clone())).or_default().machines.push(given.machine.clone());
@@ -136,21 +139,19 @@ impl<'a> Board<'a> {
         true
     }
 
-    /// How many of the machines would get a node, were they placed now.
-    pub(super) fn machines_that_fit(&self, card_type: &str, machines: &[&Machine]) -> usize {
+    /// How many of the machines would get a node, were they placed now in this order.
+    pub(super) fn machines_that_fit(&self, machines: &[&Machine]) -> usize {
         let mut taken: Vec<usize> = Vec::new();
-        let (zoned, anywhere): (Vec<&&Machine>, Vec<&&Machine>) = machines.iter().partition(|it| !it.zone.is_empty());
-        for machine in zoned.into_iter().chain(anywhere) {
-            if let Some(at) = self.of_type(card_type).find(|at| !taken.contains(at) && self.slots[*at].suits(machine)) {
-                taken.push(at);
-            }
+        for machine in machines {
+            let free = self.of_type(&machine.card_type).find(|at| !taken.contains(at) && self.slots[*at].suits(machine));
+            taken.extend(free);
         }
         taken.len()
     }
 
     /// Gives a whole node to a group's machine; false when none is free.
-    pub(super) fn place_machine(&mut self, card_type: &str, group: &Key, machine: &Machine) -> bool {
-        let Some(at) = self.of_type(card_type).find(|at| self.slots[*at].suits(machine)) else { return false };
+    pub(super) fn place_machine(&mut self, group: &Key, machine: &Machine) -> bool {
+        let Some(at) = self.of_type(&machine.card_type).find(|at| self.slots[*at].suits(machine)) else { return false };
         let slot = &mut self.slots[at];
         slot.given = Some(Given { group: group.clone(), machine: machine.name.clone() });
         slot.limit = slot.node.healthy;
@@ -164,7 +165,7 @@ impl<'a> Board<'a> {
         let mut moves = Vec::new();
         let mut excess = Vec::new();
         for slot in self.slots {
-            if slot.waiting || !slot.node.fresh {
+            if slot.waiting {
                 continue;
             }
             let target = slot.target();
@@ -211,7 +212,7 @@ impl<'a> Slot<'a> {
         };
         for (share, cards) in sold.iter() {
             let Some(key) = share.key() else { continue };
-            let claimed = claims.get(key).is_some_and(|it| it.share() == *share && it.card_type == node.card_type);
+            let claimed = claims.get(key).is_some_and(|it| it.share() == *share && (it.card_type == node.card_type || matches!(share, Share::Dedicated(_))));
             slot.locked.add(share, if claimed { cards } else { cards.min(node.in_use.by_share.get(share)) });
         }
         slot.keep_machine(claims);

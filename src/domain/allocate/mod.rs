@@ -206,14 +206,18 @@ impl<'a> Deal<'a> {
         let mut all_kept = board.kept();
         for claim in claims {
             let found = holdings.remove(&claim.key).unwrap_or_default();
-            let board::Kept { cards: kept, machines } = all_kept.remove(&claim.share()).unwrap_or_default();
+            let board::Kept { cards: kept, machines, by_type } = all_kept.remove(&claim.share()).unwrap_or_default();
             deal.placed.insert(&claim.key, machines);
             let workers = match claim.demand {
                 Demand::Workers { cards, exist, .. } => cards * exist,
                 Demand::Resident { .. } | Demand::Dedicated { .. } | Demand::Spot { .. } => 0,
             };
             deal.have.insert(&claim.key, kept);
-            *deal.held_by_account.entry((&claim.account, &claim.card_type)).or_insert(0) += kept + workers;
+            *deal.held_by_account.entry((&claim.account, &claim.card_type)).or_insert(0) += workers;
+            // By the type of the cards themselves: a group can have machines of several.
+            for (card_type, cards) in by_type {
+                *deal.held_by_account.entry((&claim.account, card_type)).or_insert(0) += cards;
+            }
             deal.outcomes.insert(claim.key.clone(), Outcome { holdings: found, ..Outcome::default() });
         }
         deal
@@ -237,9 +241,9 @@ impl<'a> Deal<'a> {
                     if self.placed[&claim.key].contains(&machine.name) {
                         continue;
                     }
-                    if board.place_machine(&claim.card_type, &claim.key, machine) {
+                    if board.place_machine(&claim.key, machine) {
                         self.placed.entry(&claim.key).or_default().push(machine.name.clone());
-                        self.gained(claim, machine.cards);
+                        self.gained_of(claim, &machine.card_type, machine.cards);
                     } else {
                         self.short(claim, Shortage::SoldOut { needed: 1, free: 0 });
                     }
@@ -264,25 +268,31 @@ impl<'a> Deal<'a> {
     }
 
     /// A group's order: all missing machines or none.
-    fn buy_machines(&mut self, board: &mut Board<'a>, claim: &'a Claim, machines: &[Machine]) {
+    fn buy_machines(&mut self, board: &mut Board<'a>, claim: &'a Claim, machines: &'a [Machine]) {
         let placed = &self.placed[&claim.key];
-        let missing: Vec<&Machine> = machines.iter().filter(|it| !placed.contains(&it.name)).collect();
-        let cards = missing.iter().map(|it| it.cards).sum();
-        if missing.is_empty() || self.outcomes[&claim.key].shortage.is_some() || self.over_quota(claim, cards) {
+        let mut missing: Vec<&'a Machine> = machines.iter().filter(|it| !placed.contains(&it.name)).collect();
+        // Machines with a zone first: one without must not take the only node of a zone that another needs.
+        missing.sort_by_key(|it| it.zone.is_empty());
+        if missing.is_empty() || self.outcomes[&claim.key].shortage.is_some() {
             return;
         }
-        let free = board.machines_that_fit(&claim.card_type, &missing);
-        if free < missing.len() {
+        let mut by_type: BTreeMap<&'a str, u32> = BTreeMap::new();
+        for machine in &missing {
+            *by_type.entry(&machine.card_type).or_default() += machine.cards;
+        }
+        if by_type.iter().any(|(card_type, cards)| self.over_quota_of(claim, card_type, *cards)) {
+            return;
+        }
+        let fits = board.machines_that_fit(&missing);
+        if fits < missing.len() {
             let count = |it: usize| u32::try_from(it).unwrap_or(u32::MAX);
-            return self.short(claim, Shortage::SoldOut { needed: count(missing.len()), free: count(free) });
+            return self.short(claim, Shortage::SoldOut { needed: count(missing.len()), free: count(fits) });
         }
-        // Machines with a zone first: one without must not take the only node of a zone that another needs.
-        let (zoned, anywhere): (Vec<_>, Vec<_>) = missing.into_iter().partition(|it| !it.zone.is_empty());
-        for machine in zoned.into_iter().chain(anywhere) {
-            let done = board.place_machine(&claim.card_type, &claim.key, machine);
+        for machine in missing {
+            let done = board.place_machine(&claim.key, machine);
             assert!(done, "counted as free a moment ago");
+            self.gained_of(claim, &machine.card_type, machine.cards);
         }
-        self.gained(claim, cards);
     }
 
     fn admit_workers(&mut self, board: &mut Board<'a>, claim: &'a Claim, count: u32) {
@@ -315,9 +325,13 @@ impl<'a> Deal<'a> {
         }
     }
 
-    fn over_quota(&mut self, claim: &Claim, needed: u32) -> bool {
-        let Some(limit) = self.quotas.get(&(claim.account.clone(), claim.card_type.clone())).copied() else { return false };
-        let held = self.held_by_account.get(&(claim.account.as_str(), claim.card_type.as_str())).copied().unwrap_or(0);
+    fn over_quota(&mut self, claim: &'a Claim, needed: u32) -> bool {
+        self.over_quota_of(claim, &claim.card_type, needed)
+    }
+
+    fn over_quota_of(&mut self, claim: &Claim, card_type: &str, needed: u32) -> bool {
+        let Some(limit) = self.quotas.get(&(claim.account.clone(), card_type.to_owned())).copied() else { return false };
+        let held = self.held_by_account.get(&(claim.account.as_str(), card_type)).copied().unwrap_or(0);
         if held + needed <= limit {
             return false;
         }
@@ -326,8 +340,12 @@ impl<'a> Deal<'a> {
     }
 
     fn gained(&mut self, claim: &'a Claim, cards: u32) {
+        self.gained_of(claim, &claim.card_type, cards);
+    }
+
+    fn gained_of(&mut self, claim: &'a Claim, card_type: &'a str, cards: u32) {
         *self.have.entry(&claim.key).or_insert(0) += cards;
-        *self.held_by_account.entry((&claim.account, &claim.card_type)).or_insert(0) += cards;
+        *self.held_by_account.entry((&claim.account, card_type)).or_insert(0) += cards;
     }
 
     fn short(&mut self, claim: &Claim, shortage: Shortage) {

@@ -40,7 +40,6 @@ fn with_shares(name: &str, list: &[(Share, u32)]) -> Node {
         shares: shares(list),
         book: Some(shares(list)),
         open: true,
-        fresh: true,
         ..Node::default()
     }
 }
@@ -59,7 +58,7 @@ fn pool(name: &str, cards: u32) -> Claim {
 }
 
 fn machines(names: &[&str]) -> Vec<Machine> {
-    names.iter().map(|it| Machine { name: (*it).to_owned(), cards: 8, zone: String::new() }).collect()
+    names.iter().map(|it| Machine { name: (*it).to_owned(), card_type: "ada".to_owned(), cards: 8, zone: String::new() }).collect()
 }
 
 fn group(name: &str, names: &[&str]) -> Claim {
@@ -358,13 +357,6 @@ fn pods_beyond_their_share_are_named_once_the_node_is_in_order() {
     assert_eq!(plan.excess, vec![Excess { node: "a".to_owned(), share: Share::Shared, cards: 1 }]);
 }
 
-#[test]
-fn nothing_is_written_to_a_node_that_our_view_lags_behind() {
-    let lagging = Node { fresh: false, open: false, ..node("a") };
-    let (plan, _) = check(&snapshot(vec![lagging], vec![pool("p", 6)]));
-    assert_eq!(plan.moves, vec![]);
-}
-
 // Random fleets and contracts.
 
 fn any_claim(at: usize) -> impl Strategy<Value = Claim> {
@@ -372,7 +364,7 @@ fn any_claim(at: usize) -> impl Strategy<Value = Claim> {
         (0..12_u32, 0..12_u32).prop_map(|(cards, bought)| Demand::Resident { cards: cards.max(bought), bought }),
         (0..3_usize, 0..2_u8).prop_map(|(count, zoned)| Demand::Dedicated {
             machines: (0..count)
-                .map(|it| Machine { name: format!("m-{it}"), cards: 8, zone: if zoned == 1 { "zone-b".to_owned() } else { String::new() } })
+                .map(|it| Machine { name: format!("m-{it}"), card_type: "ada".to_owned(), cards: 8, zone: if zoned == 1 { "zone-b".to_owned() } else { String::new() } })
                 .collect(),
             bought: vec![],
         }),

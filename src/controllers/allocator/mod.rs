@@ -1,0 +1,172 @@
+//! The one loop that decides about cards: adopt nodes, take a snapshot, plan, move, publish.
+//!
+//! It never acts on a view older than its own last write: the node that a write returned is kept until the watch has
+//! caught up with it.
+
+mod inventory;
+mod moves;
+mod nodes;
+mod snapshot;
+
+pub(super) use snapshot::{cards_of, given, is_whole};
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::ResourceExt;
+use tokio_util::sync::CancellationToken;
+
+use super::{Context, Published};
+use crate::cluster::slim::{SlimNode, SlimPod};
+use crate::cluster::write;
+use crate::domain::allocate::{Excess, plan};
+use crate::domain::book::Share;
+
+/// Nodes written to at once.
+const NODES_AT_ONCE: usize = 16;
+/// Changes that come within this time are planned together.
+const GATHER: Duration = Duration::from_millis(20);
+/// It looks at everything again after this, whatever happened.
+const RESYNC: Duration = Duration::from_secs(10);
+
+/// Our own last write of each node, until the watch shows it.
+type Newest = HashMap<String, SlimNode>;
+
+/// Runs until told to stop; a pass under way is finished first.
+pub async fn run(context: Arc<Context>, beat: Arc<impl Fn()>, stop: CancellationToken) {
+    let mut newest = Newest::new();
+    let mut failed = false;
+    loop {
+        beat();
+        let wait = if failed { Duration::from_millis(500) } else { RESYNC };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = context.caches.changes.cards_changed.notified(), if !failed => (),
+            () = tokio::time::sleep(wait) => (),
+        }
+        tokio::time::sleep(GATHER).await;
+        failed = !pass(&context, &mut newest).await;
+    }
+}
+
+/// One pass; false when a write failed and it should be tried again.
+async fn pass(context: &Context, newest: &mut Newest) -> bool {
+    let nodes = newest_nodes(context, newest);
+    let matched = nodes::matched(&context.caches, &nodes);
+
+    // Labels and taints first: a node whose taint is not there yet can still get foreign pods.
+    let changes = nodes::changes(&context.caches, &nodes, &matched);
+    let adopted: Vec<Result<SlimNode, write::Error>> = futures::stream::iter(changes)
+        .map(|(node, change)| async move { nodes::write(&context.cluster, &node, &change).await })
+        .buffer_unordered(NODES_AT_ONCE)
+        .collect()
+        .await;
+    let mut well = note(adopted, newest);
+
+    let nodes = newest_nodes(context, newest);
+    let taken = snapshot::take(&context.caches, &nodes, (context.now)());
+    let planned = plan(&taken.snapshot);
+    let published = Published {
+        outcomes: taken.by_contract(&planned),
+        cards: inventory::count(&context.caches, &taken.snapshot),
+        conflicts: matched.conflicts,
+    };
+    context.published.send_if_modified(|it| {
+        let new = **it != published;
+        if new {
+            *it = Arc::new(published);
+        }
+        new
+    });
+
+    let by_name: HashMap<String, Arc<SlimNode>> = nodes.into_iter().map(|it| (it.name_any(), it)).collect();
+    let moved: Vec<Result<SlimNode, write::Error>> = futures::stream::iter(&planned.moves)
+        .filter_map(|step| {
+            let node = by_name.get(&step.node).cloned();
+            let resource = node.as_ref().and_then(|it| snapshot::card_resource(it));
+            let owner = step.given.as_ref().and_then(|it| taken.contract(&it.group)).map(|it| (it.namespace.clone(), it.name.clone()));
+            async move { Some((step, node?, resource?, owner)) }
+        })
+        .map(|(step, node, resource, owner)| async move { moves::execute(&context.cluster, &node, &resource, step, owner).await })
+        .buffer_unordered(NODES_AT_ONCE)
+        .collect()
+        .await;
+    let any = !moved.is_empty();
+    well &= note(moved, newest);
+    if any {
+        // What was moved is news for the contracts, and may be the room that another one waits for.
+        context.caches.changes.cards_changed.notify_one();
+    }
+    for excess in &planned.excess {
+        free_excess(context, excess).await;
+    }
+    well
+}
+
+/// The nodes as the watch shows them, or as we wrote them when that is newer.
+fn newest_nodes(context: &Context, newest: &mut Newest) -> Vec<Arc<SlimNode>> {
+    let version = |it: &SlimNode| it.metadata.resource_version.as_deref().and_then(|it| it.parse::<u64>().ok()).unwrap_or(0);
+    let watched = context.caches.nodes.all();
+    let mut nodes: Vec<Arc<SlimNode>> = Vec::with_capacity(watched.len());
+    let mut kept = Newest::new();
+    for node in watched {
+        match newest.remove(&node.name_any()) {
+            Some(ours) if version(&ours) > version(&node) && ours.metadata.uid == node.metadata.uid => {
+                nodes.push(Arc::new(ours.clone()));
+                kept.insert(node.name_any(), ours);
+            }
+            _ => nodes.push(node),
+        }
+    }
+    *newest = kept;
+    nodes.sort_by_key(|it| it.name_any());
+    nodes
+}
+
+/// Keeps what was written. False when something failed that will not show as a change by itself.
+fn note(results: Vec<Result<SlimNode, write::Error>>, newest: &mut Newest) -> bool {
+    let mut well = true;
+    for result in results {
+        match result {
+            Ok(node) => {
+                newest.insert(node.name_any(), node);
+            }
+            // The newer version, or the deletion, is on its way through the watch.
+            Err(write::Error::Conflict | write::Error::NotFound) => well = false,
+            Err(error) => {
+                tracing::warn!(%error, "a node was not written");
+                well = false;
+            }
+        }
+    }
+    well
+}
+
+/// A pod was bound while its share shrank: the youngest workers make room. They have just begun, and are started again.
+async fn free_excess(context: &Context, excess: &Excess) {
+    let resource = excess.share.resource();
+    let mut pods: Vec<Arc<SlimPod>> = context.caches.pods.under(&format!("node/{}", excess.node));
+    pods.retain(|it| it.requests(&resource) > 0 && !it.is_over());
+    pods.sort_by_key(|it| std::cmp::Reverse(it.metadata.creation_timestamp.clone()));
+    let mut left = excess.cards;
+    for pod in pods.iter().filter(|it| it.metadata.deletion_timestamp.is_some()) {
+        left = left.saturating_sub(pod.requests(&resource));
+    }
+    for pod in pods.iter().filter(|it| it.metadata.deletion_timestamp.is_none()) {
+        if left == 0 {
+            return;
+        }
+        tracing::warn!(pod = pod.name_any(), node = excess.node, share = resource, "was bound beyond its share and is started again");
+        match context.cluster.delete_pod(pod).await {
+            Ok(()) => left = left.saturating_sub(pod.requests(&resource)),
+            Err(error) => tracing::warn!(%error, pod = pod.name_any(), "was not deleted"),
+        }
+    }
+}
+
+/// The shares in a node's capacity.
+fn shares_of(node: &SlimNode) -> crate::domain::book::Shares {
+    node.status.capacity.iter().filter_map(|(name, amount)| Some((Share::parse(name)?, snapshot::whole(&amount.0)))).collect()
+}

@@ -1,0 +1,177 @@
+//! CardType, Tariff, SpotMarket, Account and Payment: Ready when valid and all that they name exists.
+//!
+//! Pure checks over the caches; `report` writes what they say.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{Resource, ResourceExt};
+use rust_decimal::Decimal;
+
+use super::facts::{self, Problem};
+use super::pool::number;
+use super::{Context, Published, status};
+use crate::api::condition::{Conditions, Reason, Type};
+use crate::api::{
+    Account, AccountStatus, CardType, CardTypeStatus, Payment, PaymentStatus, SpotMarket, SpotMarketStatus, Tariff, TariffStatus, names,
+};
+use crate::cluster::read::{Caches, Kind};
+use crate::domain::units::{parse_milli, parse_whole};
+
+/// Writes the status of the whole catalogue; only what differs.
+pub(super) async fn report(context: &Context) {
+    let published = context.published.borrow().clone();
+    for it in context.caches.card_types.all() {
+        let mut new = published.cards.get(&it.name_any()).cloned().unwrap_or_default();
+        new.observed_generation = it.metadata.generation;
+        new.conditions = conditions(context, &*it, it.status.as_ref().map(|it| &it.conditions), check_card_type(&published, &it));
+        write(context, &*it, it.status.as_ref(), &new, |it: &CardTypeStatus| &it.conditions).await;
+    }
+    for it in context.caches.tariffs.all() {
+        let checked = check_tariff(&context.caches, &it);
+        let conditions = conditions(context, &*it, it.status.as_ref().map(|it| &it.conditions), checked);
+        let new = TariffStatus { observed_generation: it.metadata.generation, conditions };
+        write(context, &*it, it.status.as_ref(), &new, |it: &TariffStatus| &it.conditions).await;
+    }
+    for it in context.caches.markets.all() {
+        let new = market_status(context, &published, &it);
+        write(context, &*it, it.status.as_ref(), &new, |it: &SpotMarketStatus| &it.conditions).await;
+    }
+    for it in context.caches.accounts.all() {
+        let checked = check_account(&context.caches, &it);
+        let conditions = conditions(context, &*it, it.status.as_ref().map(|it| &it.conditions), checked);
+        let new = AccountStatus { observed_generation: it.metadata.generation, conditions };
+        write(context, &*it, it.status.as_ref(), &new, |it: &AccountStatus| &it.conditions).await;
+    }
+    for it in context.caches.payments.all() {
+        let checked = check_payment(&context.caches, &it);
+        let conditions = conditions(context, &*it, it.status.as_ref().map(|it| &it.conditions), checked);
+        let new = PaymentStatus { observed_generation: it.metadata.generation, conditions };
+        write(context, &*it, it.status.as_ref(), &new, |it: &PaymentStatus| &it.conditions).await;
+    }
+}
+
+/// Writes a status and tells of it. A failure is tried again with the next change of anything.
+async fn write<K, S>(context: &Context, object: &K, old: Option<&S>, new: &S, of: fn(&S) -> &Vec<Condition>)
+where
+    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+    S: serde::Serialize,
+{
+    if let Err(error) = status::write(context, object, old, new).await {
+        tracing::warn!(%error, name = object.name_any(), "status was not written");
+    }
+    let ready = of(new).iter().find(|it| it.type_ == "Ready");
+    status::tell(context, object, old.map(|it| of(it).as_slice()), ready).await;
+}
+
+fn conditions<K: Resource>(context: &Context, object: &K, before: Option<&Vec<Condition>>, checked: Result<(), Problem>) -> Vec<Condition> {
+    let before = before.cloned().unwrap_or_default();
+    let mut conditions = Conditions::new(&before, object.meta().generation, (context.now)());
+    match checked {
+        Ok(()) => conditions.set(Type::Ready, Some(true), Reason::Valid, "valid, and all that it names exists"),
+        Err(problem) => conditions.set(Type::Ready, Some(false), problem.reason, problem.message),
+    };
+    conditions.done()
+}
+
+fn invalid(message: impl Into<String>) -> Problem {
+    Problem::new(Reason::Invalid, message)
+}
+
+fn amount(what: &str, text: &str) -> Result<Decimal, Problem> {
+    text.parse().map_err(|_| invalid(format!("{what} `{text}` is not a number")))
+}
+
+fn check_card_type(published: &Published, it: &CardType) -> Result<(), Problem> {
+    facts::per_card(it).map_err(|it| invalid(it.to_string()))?;
+    match published.conflicts.get(&it.name_any()) {
+        None => Ok(()),
+        Some(node) => {
+            let message = format!("node {node} is matched by another CardType too and belongs to neither: make the nodeSelectors exclude each other");
+            Err(Problem::new(Reason::Conflict, message))
+        }
+    }
+}
+
+fn check_tariff(caches: &Caches, it: &Tariff) -> Result<(), Problem> {
+    let spec = &it.spec;
+    let mut card_types: Vec<&str> = Vec::new();
+    if let Some(part) = &spec.resident {
+        amount("resident.diskPerGBMonth", &part.disk_per_gb_month)?;
+        for price in &part.cards {
+            amount("resident.cards.perMonth", &price.per_month)?;
+            card_types.push(&price.card_type);
+        }
+    }
+    if let Some(part) = &spec.dedicated {
+        card_types.extend(part.machine_types.iter().map(|it| it.card_type.as_str()));
+        for price in part.machine_types.iter().flat_map(|it| it.per_month.iter().chain(&it.per_hour)) {
+            amount("dedicated.machineTypes price", price)?;
+        }
+    }
+    if let Some(part) = &spec.serverless {
+        for price in &part.cards {
+            amount("serverless.cards.perSecond", &price.per_second)?;
+            card_types.push(&price.card_type);
+        }
+    }
+    if let Some(part) = &spec.spot {
+        for machine in &part.machine_types {
+            parse_milli(&machine.cpu.0).map_err(|it| invalid(it.to_string()))?;
+            parse_whole(&machine.memory.0).map_err(|it| invalid(it.to_string()))?;
+            card_types.push(&machine.card_type);
+        }
+    }
+    for name in card_types {
+        facts::card_type(caches, name)?;
+    }
+    let others = caches.tariffs.all();
+    let twin = |same: &dyn Fn(&Tariff) -> bool| others.iter().find(|other| other.name_any() != it.name_any() && same(other)).map(|it| it.name_any());
+    if let Some(other) = twin(&|other| other.spec.region == spec.region) {
+        let message = format!("Tariff {other} is for region {} too; the first by name is used: keep one", spec.region);
+        return Err(Problem::new(Reason::Conflict, message));
+    }
+    if let Some(other) = twin(&|other| spec.default && other.spec.default) {
+        return Err(Problem::new(Reason::Conflict, format!("Tariff {other} is the default too; the first by name is used: keep one")));
+    }
+    Ok(())
+}
+
+fn market_status(context: &Context, published: &Published, it: &SpotMarket) -> SpotMarketStatus {
+    let price = facts::price(it);
+    let checked = facts::card_type(&context.caches, &it.spec.card_type).map(drop).and(price.as_ref().map(drop).map_err(Clone::clone)).and_then(|()| {
+        let others = context.caches.markets.all();
+        let same = |other: &&std::sync::Arc<SpotMarket>| {
+            other.name_any() != it.name_any() && other.spec.card_type == it.spec.card_type && other.spec.region == it.spec.region
+        };
+        match others.iter().find(same) {
+            None => Ok(()),
+            Some(other) => {
+                let message = format!("SpotMarket {} is for the same card type and region; the first by name is used: keep one", other.name_any());
+                Err(Problem::new(Reason::Conflict, message))
+            }
+        }
+    });
+    let type_of = |node: &str| context.caches.nodes.get("", node).and_then(|it| it.labels().get(names::CARD_TYPE).cloned());
+    let runs = |(contract, outcome): &(&crate::cluster::read::ContractRef, &crate::domain::allocate::Outcome)| {
+        let here = outcome.holdings.first().and_then(|it| type_of(&it.node));
+        contract.kind == Kind::Spot && here.as_ref() == Some(&it.spec.card_type)
+    };
+    let running = published.outcomes.iter().filter(runs).count();
+    SpotMarketStatus {
+        observed_generation: it.metadata.generation,
+        price: price.ok().map(|it| it.to_string()),
+        free_cards: published.cards.get(&it.spec.card_type).map_or(0, |it| it.cards.free),
+        running: number(u32::try_from(running).unwrap_or(u32::MAX)),
+        conditions: conditions(context, it, it.status.as_ref().map(|it| &it.conditions), checked),
+    }
+}
+
+fn check_account(caches: &Caches, it: &Account) -> Result<(), Problem> {
+    amount("creditLimit", &it.spec.credit_limit)?;
+    it.spec.quotas.iter().try_for_each(|it| facts::card_type(caches, &it.card_type).map(drop))
+}
+
+fn check_payment(caches: &Caches, it: &Payment) -> Result<(), Problem> {
+    amount("amount", &it.spec.amount)?;
+    let found = caches.accounts.get("", &it.spec.account);
+    found.map(drop).ok_or_else(|| Problem::new(Reason::UnknownAccount, format!("the Account {} does not exist", it.spec.account)))
+}
