@@ -19,6 +19,7 @@ use crate::domain::units::{parse_milli, parse_whole};
 /// Writes the status of the whole catalogue; only what differs.
 pub(super) async fn report(context: &Context) {
     let published = context.published.borrow().clone();
+    measure(context, &published);
     for it in context.caches.card_types.all() {
         let mut new = published.cards.get(&it.name_any()).cloned().unwrap_or_default();
         new.observed_generation = it.metadata.generation;
@@ -46,6 +47,26 @@ pub(super) async fn report(context: &Context) {
         let conditions = conditions(context, &*it, it.status.as_ref().map(|it| &it.conditions), checked);
         let new = PaymentStatus { observed_generation: it.metadata.generation, conditions };
         write(context, &*it, it.status.as_ref(), &new, |it: &PaymentStatus| &it.conditions).await;
+    }
+}
+
+fn measure(context: &Context, published: &Published) {
+    // Card types that are gone leave the metric.
+    context.cards.reset();
+    for (card_type, status) in &published.cards {
+        let it = &status.cards;
+        for (state, cards) in [
+            ("total", it.total),
+            ("resident", it.resident),
+            ("dedicated", it.dedicated),
+            ("spot", it.spot),
+            ("shared", it.shared),
+            ("held", it.held),
+            ("faulty", it.faulty),
+            ("free", it.free),
+        ] {
+            context.cards.with_label_values(&[card_type.as_str(), state]).set(i64::from(cards));
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +50,8 @@ pub struct Context {
     pub published: watch::Sender<Arc<Published>>,
     /// Passes by kind and outcome.
     passes: IntCounterVec,
+    /// Cards by card type and state.
+    cards: IntGaugeVec,
     /// When contracts that wait or failed are looked at again.
     again: Mutex<HashMap<ContractRef, Retry>>,
 }
@@ -98,7 +100,9 @@ impl Context {
     pub fn new(cluster: Cluster, caches: Caches, now: fn() -> Timestamp, registry: &Registry) -> prometheus::Result<Context> {
         let passes = IntCounterVec::new(Opts::new("tenure_passes_total", "Passes over contracts, by kind and how they ended"), &["kind", "outcome"])?;
         registry.register(Box::new(passes.clone()))?;
-        Ok(Context { cluster, caches, now, published: watch::Sender::default(), passes, again: Mutex::default() })
+        let cards = IntGaugeVec::new(Opts::new("tenure_cards", "Cards of managed nodes, by card type and state; free ones are shared too"), &["card_type", "state"])?;
+        registry.register(Box::new(cards.clone()))?;
+        Ok(Context { cluster, caches, now, published: watch::Sender::default(), passes, cards, again: Mutex::default() })
     }
 
     /// What the allocator last said of a contract; `None` before it has looked at it.
@@ -108,20 +112,28 @@ impl Context {
     }
 }
 
+/// The loops; each says regularly that it has come round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loop {
+    /// Decides about cards.
+    Allocator,
+    /// Looks after contracts.
+    Contracts,
+}
+
 /// Runs all controllers until they are told to stop. The caches must be complete.
-pub async fn run(context: Arc<Context>, beat: impl Fn() + Send + Sync + 'static, stop: CancellationToken) {
-    let beat = Arc::new(beat);
+pub async fn run(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: CancellationToken) {
     tokio::join!(allocator::run(context.clone(), beat.clone(), stop.clone()), contracts(context, beat, stop));
 }
 
-async fn contracts(context: Arc<Context>, beat: Arc<impl Fn()>, stop: CancellationToken) {
+async fn contracts(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: CancellationToken) {
     let changes = context.caches.changes.clone();
     let mut published = context.published.subscribe();
     let mut seen = published.borrow_and_update().clone();
     let mut tick = tokio::time::interval(TICK);
     let mut last_all = tokio::time::Instant::now() - RESYNC;
     loop {
-        beat();
+        beat(Loop::Contracts);
         tokio::select! {
             () = stop.cancelled() => return,
             () = changes.contracts_changed.notified() => (),

@@ -18,7 +18,7 @@ use futures::StreamExt;
 use kube::ResourceExt;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Published};
+use super::{Context, Loop, Published};
 use crate::cluster::slim::{SlimNode, SlimPod};
 use crate::cluster::write;
 use crate::domain::allocate::{Excess, plan};
@@ -35,11 +35,11 @@ const RESYNC: Duration = Duration::from_secs(10);
 type Newest = HashMap<String, SlimNode>;
 
 /// Runs until told to stop; a pass under way is finished first.
-pub async fn run(context: Arc<Context>, beat: Arc<impl Fn()>, stop: CancellationToken) {
+pub async fn run(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: CancellationToken) {
     let mut newest = Newest::new();
     let mut failed = false;
     loop {
-        beat();
+        beat(Loop::Allocator);
         let wait = if failed { Duration::from_millis(500) } else { RESYNC };
         tokio::select! {
             () = stop.cancelled() => return,

@@ -1,0 +1,116 @@
+//! `tenure operator`: watches always, leads when it holds the Lease, and leaves in order when it is told to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_controller::LeaderElection;
+use prometheus::{IntGauge, Registry};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::config::OperatorOptions;
+use super::health::{self, Health};
+use super::{clock, telemetry};
+use crate::cluster::{self, Cluster};
+use crate::controllers::{self, Context};
+
+/// The Lease's name.
+const LEASE: &str = "tenure-operator";
+/// What is under way when it is told to stop may take this long.
+const LEAVE_WITHIN: Duration = Duration::from_secs(25);
+
+/// Why the operator ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The runtime did not start.
+    #[error("start runtime: {0}")]
+    Start(#[source] std::io::Error),
+    /// No connection to an API server.
+    #[error(transparent)]
+    Connect(#[from] cluster::Error),
+    /// The address of the probes is taken, say.
+    #[error("listen on {0}: {1}")]
+    Listen(std::net::SocketAddr, #[source] std::io::Error),
+    /// Metrics collide.
+    #[error("register metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// Somebody else leads now; the process ends, so that nothing it has begun outlives the lease.
+    #[error("the lease is lost")]
+    LeaseLost,
+}
+
+/// Runs until it is told to stop.
+pub fn run(options: OperatorOptions) -> Result<(), Error> {
+    telemetry::start(options.log_format);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::Start)?;
+    runtime.block_on(operate(options))
+}
+
+async fn operate(options: OperatorOptions) -> Result<(), Error> {
+    let identity = options.identity.unwrap_or_else(|| format!("{}-{}", host_name(), std::process::id()));
+    let registry = Registry::new();
+    let leads = IntGauge::new("tenure_leads", "1 while this process holds the lease")?;
+    registry.register(Box::new(leads.clone()))?;
+    let health = Health::new();
+    let listener = TcpListener::bind(options.listen).await.map_err(|it| Error::Listen(options.listen, it))?;
+    tokio::spawn(axum::serve(listener, health::routes(health.clone(), registry.clone())).into_future());
+
+    let stop = CancellationToken::new();
+    tokio::spawn(wait_for_signal(stop.clone()));
+
+    let cluster = Cluster::connect(options.kubeconfig, &identity, &registry).await?;
+    let caches = cluster.watch();
+    let election = LeaderElection::new(cluster.client.clone(), &options.lease_namespace, LEASE, &identity);
+    let context = Arc::new(Context::new(cluster, caches, clock::now, &registry)?);
+
+    // A standby has its caches ready too: it takes over without a first list.
+    tokio::select! {
+        () = context.caches.ready() => health.set_ready(),
+        () = stop.cancelled() => return Ok(()),
+    }
+    tracing::info!(identity, "caches are complete; waiting for the lease");
+    let work = {
+        let (health, stop) = (health.clone(), stop.clone());
+        async move {
+            leads.set(1);
+            health.set_leads();
+            tracing::info!("leading");
+            let beat = Arc::new(move |which| health.beat(which));
+            controllers::run(context, beat, stop).await;
+        }
+    };
+    let leading = election.with_lease(work);
+    tokio::pin!(leading);
+    tokio::select! {
+        done = &mut leading => return done.ok_or(Error::LeaseLost),
+        () = stop.cancelled() => (),
+    }
+    if !health.leads() {
+        return Ok(());
+    }
+    // Passes under way come to their end, then the lease is given back at once.
+    if tokio::time::timeout(LEAVE_WITHIN, leading).await.is_err() {
+        tracing::warn!("stopped before the passes under way had ended");
+    }
+    Ok(())
+}
+
+/// Cancels `stop` on SIGTERM or SIGINT.
+async fn wait_for_signal(stop: CancellationToken) {
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => (),
+                _ = interrupt.recv() => (),
+            }
+            tracing::info!("told to stop");
+            stop.cancel();
+        }
+        (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "signals can't be heard"),
+    }
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "tenure".to_owned(), |it| it.trim().to_owned())
+}
