@@ -69,6 +69,7 @@ pub enum AccountMode {
 pub struct Quota {
     /// The card type.
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = rules::object_name())]
     pub card_type: String,
     /// Cards.
     #[schemars(range(min = 0, max = 1_000_000))]
@@ -101,6 +102,7 @@ pub struct Webhook {
     /// A Secret in the operator's namespace with the signing key.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::optional_object_name())]
     pub secret_name: String,
 }
 

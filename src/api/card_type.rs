@@ -42,11 +42,15 @@ pub struct CardTypeSpec {
     #[x_kube(
         validation = rules::fixed("resourceName can't be changed: make another CardType"),
         validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$')").message("must be an extended resource with a domain, such as nvidia.com/gpu"),
-        validation = Rule::new("!self.matches('(^|[.])(tenure[.]dev|kubernetes[.]io)/')").message("must be the device plugin's resource, such as nvidia.com/gpu; names under tenure.dev and kubernetes.io are not cards")
+        validation = Rule::new("!self.matches('(^|[.])(tenure[.]dev|kubernetes[.]io)/') && !self.startsWith('requests.')").message("must be the device plugin's resource, such as nvidia.com/gpu; names under tenure.dev, kubernetes.io and requests. are not cards")
     )]
     pub resource_name: String,
     /// Labels of the nodes that have these cards. A node must match one CardType only.
-    #[schemars(extend("maxProperties" = 16, "minProperties" = 1))]
+    #[schemars(extend("maxProperties" = 16, "minProperties" = 1, "additionalProperties" = {"type": "string", "maxLength": 63}))]
+    #[x_kube(
+        validation = Rule::new("self.all(k, !k.startsWith('tenure.dev/') && !k.contains('.tenure.dev/'))").message("must name labels that say which cards a node has, such as nvidia.com/gpu.product; those of tenure.dev are set by the operator"),
+        validation = Rule::new("self.all(k, k.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$') && self[k].matches('^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$'))").message("must be labels as nodes can have them, such as nvidia.com/gpu.product: NVIDIA-L20")
+    )]
     pub node_selector: BTreeMap<String, String>,
     /// What goes with one card, at most.
     pub per_card: PerCard,
@@ -57,16 +61,20 @@ pub struct CardTypeSpec {
 #[serde(rename_all = "camelCase")]
 pub struct PerCard {
     /// CPU.
-    #[x_kube(validation = Rule::new("quantity(string(self)).isGreaterThan(quantity('0'))").message("must be above zero, such as \"8\""))]
+    #[schemars(extend("maxLength" = 32))]
+    #[x_kube(validation = rules::positive_quantity("\"8\""))]
     pub cpu: Quantity,
     /// Memory.
-    #[x_kube(validation = Rule::new("quantity(string(self)).isGreaterThan(quantity('0'))").message("must be above zero, such as 64Gi"))]
+    #[schemars(extend("maxLength" = 32))]
+    #[x_kube(validation = rules::positive_quantity("64Gi"))]
     pub memory: Quantity,
     /// Memory of the card itself.
-    #[x_kube(validation = Rule::new("quantity(string(self)).isGreaterThan(quantity('0'))").message("must be above zero, such as 48Gi"))]
+    #[schemars(extend("maxLength" = 32))]
+    #[x_kube(validation = rules::positive_quantity("48Gi"))]
     pub gpu_memory: Quantity,
     /// Local disk.
-    #[x_kube(validation = Rule::new("quantity(string(self)).isGreaterThan(quantity('0'))").message("must be above zero, such as 60Gi"))]
+    #[schemars(extend("maxLength" = 32))]
+    #[x_kube(validation = rules::positive_quantity("60Gi"))]
     pub disk: Quantity,
 }
 

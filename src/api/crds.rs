@@ -28,12 +28,24 @@ pub fn render() -> Result<Vec<(String, String)>, String> {
         .into_iter()
         .map(|crd| {
             let name = format!("{}.yaml", crd.spec.names.plural);
-            let mut value = serde_json::to_value(crd).map_err(|it| it.to_string())?;
-            tidy(&mut value);
+            let value = definition(&crd).map_err(|it| it.to_string())?;
             let text = serde_saphyr::to_string(&value).map_err(|it| it.to_string())?;
             Ok((name, format!("# Written by `tenure crds`; do not edit.\n{text}")))
         })
         .collect()
+}
+
+/// A definition as the API server shall have it.
+fn definition(crd: &CustomResourceDefinition) -> serde_json::Result<Value> {
+    let mut value = serde_json::to_value(crd)?;
+    tidy(&mut value);
+    // `kubectl explain KIND` shows the root's description; what the kind is stands at its spec.
+    if let Some(schema) = value.pointer_mut("/spec/versions/0/schema/openAPIV3Schema")
+        && let Some(text) = schema.pointer("/properties/spec/description").cloned()
+    {
+        schema["description"] = text;
+    }
+    Ok(value)
 }
 
 /// What the derive leaves that the API server warns of or that only costs space.
@@ -46,6 +58,10 @@ fn tidy(value: &mut Value) {
             // Kubernetes' own text of a quantity is 2.5 kB each time.
             if map.get("description").and_then(Value::as_str).is_some_and(|it| it.len() > 600) {
                 map.remove("description");
+            }
+            // Where null is allowed, CEL's `has` is true of it; where it is not, the API server drops it.
+            if map.get("nullable").is_some_and(Value::is_boolean) {
+                map.remove("nullable");
             }
             if let Some(Value::Array(list)) = map.get_mut("enum") {
                 list.retain(|it| !it.is_null());
@@ -72,9 +88,7 @@ mod tests {
     #[test]
     fn each_is_small_enough_for_a_cluster() {
         for crd in all() {
-            let mut value = serde_json::to_value(&crd).unwrap();
-            tidy(&mut value);
-            let size = value.to_string().len();
+            let size = definition(&crd).unwrap().to_string().len();
             assert!(size < 150_000, "{} has {size} bytes", crd.spec.names.kind);
         }
     }

@@ -6,6 +6,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::rules;
+
 /// Workers that serve requests: elastic ones by the second, or a fixed number on a ResidentPool or an Inference group.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
@@ -30,7 +32,7 @@ use serde::{Deserialize, Serialize};
     validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?$')").message("the name must be a DNS label of at most 52 characters: workers and the URL are named after it")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.state != 'Scheduled' || has(self.schedule)").message("state Scheduled needs a schedule"))]
+#[x_kube(validation = Rule::new("self.state != 'Scheduled' || has(self.schedule)").message("state Scheduled needs a schedule: give timeZone and rules, or say Running or Stopped"))]
 pub struct ServerlessEndpointSpec {
     /// Does it serve?
     #[serde(default)]
@@ -104,10 +106,12 @@ pub struct Placement {
 pub struct OnShared {
     /// The card type.
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = rules::object_name())]
     pub card_type: String,
     /// Region, for the tariff; absent: the default tariff.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::place())]
     pub region: String,
 }
 
@@ -117,6 +121,7 @@ pub struct OnShared {
 pub struct OnPool {
     /// The pool.
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = rules::object_name())]
     pub name: String,
     /// How many workers it has there, always.
     #[schemars(range(min = 0, max = 100_000))]
@@ -133,6 +138,7 @@ pub struct OnPool {
 pub struct OnGroup {
     /// The group.
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = rules::object_name())]
     pub name: String,
     /// How many workers it has there, always.
     #[schemars(range(min = 0, max = 100_000))]
@@ -143,6 +149,7 @@ pub struct OnGroup {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.active <= self.max").message("active can't be more than max: raise max or lower active"))]
+#[x_kube(validation = Rule::new("self.spare <= self.max").message("spare can't be more than max: raise max or lower spare"))]
 pub struct Workers {
     /// Always on; the scale subresource.
     #[serde(default)]
@@ -242,7 +249,11 @@ fn thirty() -> i32 {
 pub struct Schedule {
     /// IANA time zone, e.g. Asia/Shanghai.
     #[schemars(length(min = 1, max = 64))]
-    #[x_kube(validation = Rule::new("self.matches('^(UTC|[A-Z][A-Za-z_]+(/[A-Z][-A-Za-z0-9_+]*){1,2})$')").message("must be a time zone of the IANA data base, such as Asia/Shanghai or UTC"))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^(UTC|[A-Z][A-Za-z_]+(/[A-Z][-A-Za-z0-9_+]*){1,2})$')").message("must be a time zone of the IANA data base, such as Asia/Shanghai or UTC"),
+        // The API server knows the zones; of one that it does not know the rule is an error, which it prints with the message.
+        validation = Rule::new("timestamp('2026-01-01T00:00:00Z').getHours(self) >= 0").message("must be a time zone of the IANA data base, such as Asia/Shanghai or UTC")
+    )]
     pub time_zone: String,
     /// The rules: the last that fired holds.
     #[schemars(length(min = 1, max = 64))]
@@ -257,7 +268,9 @@ pub struct ScheduleRule {
     #[schemars(length(min = 9, max = 128))]
     #[x_kube(validation = Rule::new(
         "self.matches('^(([*]|([0-9]|[1-5][0-9])(-([0-9]|[1-5][0-9]))?)(/[1-9][0-9]?)?)(,([*]|([0-9]|[1-5][0-9])(-([0-9]|[1-5][0-9]))?)(/[1-9][0-9]?)?)* (([*]|([0-9]|1[0-9]|2[0-3])(-([0-9]|1[0-9]|2[0-3]))?)(/[1-9][0-9]?)?)(,([*]|([0-9]|1[0-9]|2[0-3])(-([0-9]|1[0-9]|2[0-3]))?)(/[1-9][0-9]?)?)* (([*]|([1-9]|[12][0-9]|3[01])(-([1-9]|[12][0-9]|3[01]))?)(/[1-9][0-9]?)?)(,([*]|([1-9]|[12][0-9]|3[01])(-([1-9]|[12][0-9]|3[01]))?)(/[1-9][0-9]?)?)* (([*]|([1-9]|1[0-2])(-([1-9]|1[0-2]))?)(/[1-9][0-9]?)?)(,([*]|([1-9]|1[0-2])(-([1-9]|1[0-2]))?)(/[1-9][0-9]?)?)* (([*]|[0-7](-[0-7])?)(/[1-7])?)(,([*]|[0-7](-[0-7])?)(/[1-7])?)*$')"
-    ).message("must be five cron fields in numbers: minute hour day-of-month month day-of-week, such as \"0 8 * * 1-5\""))]
+    ).message("must be five cron fields in numbers: minute hour day-of-month month day-of-week, such as \"0 8 * * 1-5\""), validation = Rule::new(
+        "self.findAll('[0-9]+-[0-9]+').all(r, int(r.split('-')[0]) <= int(r.split('-')[1]))"
+    ).message("a range must go up, such as 1-5; write 20-8 as 20-23,0-8"))]
     pub at: String,
     /// What holds from then on.
     pub state: RuleState,
@@ -289,6 +302,7 @@ pub struct Auth {
     /// A Secret of this namespace with the keys; empty = open inside the cluster.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::optional_object_name())]
     pub keys_secret_name: String,
 }
 

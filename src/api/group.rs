@@ -31,6 +31,8 @@ use super::term::{AutoRenew, Renewal, Term};
     validation = Rule::new("size(self.metadata.name) <= 63").message("the name must have at most 63 characters")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::fixed_text("region", "region can't be changed: make another group"))]
+#[x_kube(validation = Rule::new("self.usage != 'Inference' || self.machineSets.all(s, oldSelf.machineSets.all(o, o.name != s.name || o.billing == s.billing))").message("billing of an Inference group can't be changed: add another set"))]
 #[x_kube(validation = Rule::new("self.usage != 'DevTraining' || self.machineSets.all(s, !has(s.term) || s.term.months in [1, 2, 3, 6, 12])").message("the term of a DevTraining set must be 1, 2, 3, 6 or 12 months"))]
 #[x_kube(validation = Rule::new("self.usage != 'Inference' || self.machineSets.all(s, !has(s.term) || s.term.months <= 11)").message("the term of an Inference set must be 1 to 11 months"))]
 pub struct DedicatedGroupSpec {
@@ -50,11 +52,12 @@ pub struct DedicatedGroupSpec {
     /// Region, for the tariff; absent: the default tariff. Fixed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]
-    #[x_kube(validation = rules::fixed("region can't be changed: make another group"))]
+    #[x_kube(validation = rules::place())]
     pub region: String,
     /// Zone of new machines; empty = any.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::place())]
     pub zone: String,
     /// Who may reach its pods.
     #[serde(default)]
@@ -66,11 +69,18 @@ pub struct DedicatedGroupSpec {
     /// Machines to empty and keep unschedulable, e.g. [base-0]; remove to restart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(max = 80)))]
+    #[x_kube(merge_strategy = ListMerge::Set, validation = machine_names())]
     pub drain: Vec<String>,
     /// Machines to give back when count goes down, e.g. [burst-1].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(max = 80)))]
+    #[x_kube(merge_strategy = ListMerge::Set, validation = machine_names())]
     pub release: Vec<String>,
+}
+
+fn machine_names() -> kube::core::Rule {
+    kube::core::Rule::new("self.all(m, m.matches('^[a-z]([-a-z0-9]*[a-z0-9])?-(0|[1-9][0-9]*)$'))")
+        .message("must name machines, such as base-0: status.machines lists them")
 }
 
 /// What runs on a group.
@@ -107,7 +117,11 @@ pub enum Billing {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.billing != 'Prepaid' || has(self.term)").message("a Prepaid set needs a term, such as {months: 1}"))]
 #[x_kube(validation = Rule::new("self.billing != 'Postpaid' || !has(self.term)").message("a Postpaid set is paid by the hour: leave term out"))]
+#[x_kube(validation = Rule::new("self.billing != 'Postpaid' || !has(self.autoRenew) || !self.autoRenew.enabled").message("a Postpaid set is paid by the hour and has nothing to renew: leave autoRenew out"))]
+#[x_kube(validation = Rule::new("self.billing != 'Postpaid' || ((!has(self.renewals) || size(self.renewals) <= size(oldSelf.?renewals.orValue([]))) && (!has(self.machineRenewals) || size(self.machineRenewals) <= size(oldSelf.?machineRenewals.orValue([]))))").message("a Postpaid set is paid by the hour and has nothing to renew: leave renewals and machineRenewals as they are, or out of a new set").optional_old_self(true))]
 #[x_kube(validation = Rule::new("self.machineType == oldSelf.machineType").message("machineType can't be changed: add another set"))]
+#[x_kube(validation = Rule::new("self.systemDiskGB == oldSelf.systemDiskGB").message("systemDiskGB can't be changed: add another set"))]
+#[x_kube(validation = Rule::new("!has(self.machineRenewals) || self.machineRenewals.all(r, r.machine.startsWith(self.name + '-') && r.machine.substring(size(self.name)).matches('^-(0|[1-9][0-9]*)$'))").message("machineRenewals must name machines of this set, such as base-0 in the set base: status.machines lists them"))]
 pub struct MachineSet {
     /// Its name; machines are NAME-0, NAME-1, ...; a number is never used twice.
     #[schemars(length(min = 1, max = 40))]
@@ -119,7 +133,7 @@ pub struct MachineSet {
     /// How many machines, 1 to 9999.
     #[schemars(range(min = 1, max = 9999))]
     pub count: i32,
-    /// System disk, GB: 200 to 2000.
+    /// System disk, GB: 200 to 2000. Fixed.
     #[serde(default = "two_hundred", rename = "systemDiskGB")]
     #[schemars(range(min = 200, max = 2000))]
     pub system_disk_gb: i32,

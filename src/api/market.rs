@@ -24,15 +24,16 @@ use super::rules;
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::fixed_text("region", "region can't be changed: make another SpotMarket"))]
 pub struct SpotMarketSpec {
     /// The card type. Fixed.
     #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = rules::fixed("cardType can't be changed: make another SpotMarket"))]
+    #[x_kube(validation = rules::object_name(), validation = rules::fixed("cardType can't be changed: make another SpotMarket"))]
     pub card_type: String,
     /// The region. Fixed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]
-    #[x_kube(validation = rules::fixed("region can't be changed: make another SpotMarket"))]
+    #[x_kube(validation = rules::place())]
     pub region: String,
     /// Where the price comes from.
     pub price: Price,
@@ -59,6 +60,7 @@ pub struct Price {
 /// A price that rises as free cards run out.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!isQuantity(self.floor) || !isQuantity(self.ceiling) || quantity(self.floor).compareTo(quantity(self.ceiling)) <= 0").message("floor can't be above ceiling: the price rises from floor to ceiling as cards run out"))]
 pub struct InventoryPrice {
     /// With all cards free, per card-hour.
     #[schemars(length(max = 24))]

@@ -33,19 +33,23 @@ use super::term::{AutoRenew, Renewal, Term};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.bought) || self.spec.cards == oldSelf.spec.cards || self.spec.cards >= oldSelf.status.bought.cards").message("spec.cards can't go below what is bought (status.bought.cards): a pool only grows; to leave, delete it"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.bought) || self.spec.diskPerCardGB == oldSelf.spec.diskPerCardGB || self.spec.diskPerCardGB >= oldSelf.status.bought.diskPerCardGB").message("spec.diskPerCardGB can't go below what is bought (status.bought.diskPerCardGB): a pool only grows"),
-    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.renewalsBought) || oldSelf.status.renewalsBought == 0 || (has(self.spec.renewals) && size(self.spec.renewals) >= oldSelf.status.renewalsBought && has(oldSelf.spec.renewals) && self.spec.renewals.slice(0, oldSelf.status.renewalsBought) == oldSelf.spec.renewals.slice(0, oldSelf.status.renewalsBought))").message("spec.renewals only grows: the first status.renewalsBought entries are ordered and can't be changed or removed; append a new one"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.renewalsBought) || oldSelf.status.renewalsBought == 0 || !has(oldSelf.spec.renewals) || size(oldSelf.spec.renewals) < oldSelf.status.renewalsBought || (has(self.spec.renewals) && size(self.spec.renewals) >= oldSelf.status.renewalsBought && self.spec.renewals.slice(0, oldSelf.status.renewalsBought) == oldSelf.spec.renewals.slice(0, oldSelf.status.renewalsBought))").message("spec.renewals only grows: the first status.renewalsBought entries are ordered and can't be changed or removed; append a new one"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.bought) || self.spec.term == oldSelf.spec.term").message("spec.term is that of the first order, which is bought: to stay longer append to spec.renewals, such as {months: 1}"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.phase) || oldSelf.status.phase != 'Expired' || (self.spec.cards <= oldSelf.spec.cards && self.spec.diskPerCardGB <= oldSelf.spec.diskPerCardGB) || (has(self.spec.renewals) && size(self.spec.renewals) > (has(oldSelf.status.renewalsBought) ? oldSelf.status.renewalsBought : 0))").message("an expired pool must be renewed before it can be expanded: append to spec.renewals, such as {months: 1}"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.phase) || oldSelf.status.phase != 'Released' || self.spec == oldSelf.spec").message("this pool is released for good and can't be changed: delete it and make another one"),
     validation = Rule::new("size(self.metadata.name) <= 63").message("the name must have at most 63 characters")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::fixed_text("region", "region can't be changed: make another pool"))]
 pub struct ResidentPoolSpec {
     /// Region, for the tariff; absent: the default tariff. Fixed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]
-    #[x_kube(validation = rules::fixed("region can't be changed: make another pool"))]
+    #[x_kube(validation = rules::place())]
     pub region: String,
     /// Card type. Fixed.
     #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = rules::fixed("cardType can't be changed: make another pool"))]
+    #[x_kube(validation = rules::object_name(), validation = rules::fixed("cardType can't be changed: make another pool"))]
     pub card_type: String,
     /// Whole cards. Never below what is bought; a larger number that is not bought yet can be taken back.
     #[schemars(range(min = 1, max = 100_000))]

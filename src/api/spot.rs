@@ -32,11 +32,13 @@ use super::rules;
     validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?$')").message("the name must be a DNS label of at most 52 characters: its pod and disk are named after it")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::fixed_text("region", "region can't be changed: make another server"))]
+#[x_kube(validation = Rule::new("self.template.spec.containers.all(c, !has(c.volumeMounts) || c.volumeMounts.all(m, m.mountPath != '/data' && m.mountPath != '/data/'))").message("leave /data free in volumeMounts: the server's own disk is mounted there"))]
 pub struct SpotServerSpec {
     /// Region, for tariff and market; absent: the default tariff. Fixed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]
-    #[x_kube(validation = rules::fixed("region can't be changed: make another server"))]
+    #[x_kube(validation = rules::place())]
     pub region: String,
     /// Machine type, from the tariff's spot.machineTypes. Fixed.
     #[schemars(length(min = 1, max = 63))]
@@ -72,10 +74,12 @@ pub struct SpotDisk {
     /// Storage class; absent = the cluster's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     pub storage_class_name: Option<String>,
     /// The snapshot to start from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     pub restore_from: Option<String>,
 }
 

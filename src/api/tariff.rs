@@ -16,6 +16,7 @@ use super::term::Refund;
     version = "v1alpha1",
     kind = "Tariff",
     plural = "tariffs",
+    shortname = "tf",
     category = "tenure",
     derive = "PartialEq",
     status = "TariffStatus",
@@ -29,7 +30,7 @@ use super::term::Refund;
 pub struct TariffSpec {
     /// The region. Fixed.
     #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = rules::fixed("region can't be changed: make another Tariff"))]
+    #[x_kube(validation = rules::place(), validation = rules::fixed("region can't be changed: make another Tariff"))]
     pub region: String,
     /// Used where a contract names no region.
     #[serde(default)]
@@ -97,6 +98,7 @@ pub enum ExpiredCards {
 pub struct CardMonthPrice {
     /// The card type.
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = rules::object_name())]
     pub card_type: String,
     /// Its price.
     #[schemars(length(max = 24))]
@@ -124,6 +126,7 @@ pub struct DedicatedTariff {
     /// Terms of which fewer months are charged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["usage".into(), "months".into()]))]
     pub long_terms: Vec<LongTerm>,
     /// May a prepaid machine be given back before its term ends?
     #[serde(default)]
@@ -158,12 +161,14 @@ pub enum EarlyRelease {
 /// A whole machine.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.perMonth) || has(self.perHour)").message("give perMonth (prepaid), perHour (postpaid) or both: without a price nobody can buy the machine"))]
 pub struct DedicatedMachineType {
     /// Its name.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// The type of its cards.
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = rules::object_name())]
     pub card_type: String,
     /// How many cards it has.
     #[schemars(range(min = 1, max = 1024))]
@@ -183,7 +188,8 @@ pub struct DedicatedMachineType {
 /// A long term of which fewer months are charged.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.chargedMonths <= self.months").message("chargedMonths can't be more than months"))]
+#[x_kube(validation = Rule::new("self.chargedMonths <= self.months").message("chargedMonths can't be more than months: a long term costs less"))]
+#[x_kube(validation = Rule::new("self.usage == 'Inference' ? self.months <= 11 : self.months in [1, 2, 3, 6, 12]").message("nobody can buy this term: use 1, 2, 3, 6 or 12 months for DevTraining, 1 to 11 for Inference"))]
 pub struct LongTerm {
     /// For groups of this usage.
     pub usage: super::group::Usage,
@@ -211,6 +217,7 @@ pub struct ServerlessTariff {
 pub struct CardSecondPrice {
     /// The card type.
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = rules::object_name())]
     pub card_type: String,
     /// Its price.
     #[schemars(length(max = 24))]
@@ -275,13 +282,18 @@ pub struct SpotMachineType {
     pub name: String,
     /// The type of its cards.
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = rules::object_name())]
     pub card_type: String,
     /// How many cards it has.
     #[schemars(range(min = 1, max = 1024))]
     pub cards: i32,
     /// Its CPU.
+    #[schemars(extend("maxLength" = 32))]
+    #[x_kube(validation = rules::positive_quantity("\"8\""))]
     pub cpu: Quantity,
     /// Its memory.
+    #[schemars(extend("maxLength" = 32))]
+    #[x_kube(validation = rules::positive_quantity("32Gi"))]
     pub memory: Quantity,
 }
 
