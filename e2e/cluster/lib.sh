@@ -1,6 +1,7 @@
 # Shared by up, down and enter: where the cluster's state is, how its processes are started and stopped.
 # shellcheck shell=bash
-set -euo pipefail
+set -Eeuo pipefail
+trap 'echo "${0##*/}: line $LINENO failed: $BASH_COMMAND" >&2' ERR
 # shellcheck disable=SC2034 # for those that read this file
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PATH="$PATH:/usr/sbin:/sbin"
@@ -36,9 +37,10 @@ kubectl() { inside "$bin/kubectl" --kubeconfig "$kubeconfig" "$@"; }
 # sign NAME SUBJECT [SAN]: a certificate of the cluster's authority, unless it is there.
 sign() {
     [[ -e $pki/$1.crt ]] && return
-    openssl req -newkey rsa:2048 -nodes -keyout "$pki/$1.key" -subj "$2" -out "$pki/$1.csr" 2>/dev/null
-    openssl x509 -req -in "$pki/$1.csr" -CA "$pki/ca.crt" -CAkey "$pki/ca.key" -CAcreateserial -days 3650 -out "$pki/$1.crt" \
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "$pki/$1.key" -subj "$2" -out "$pki/$1.csr" 2>/dev/null
+    openssl x509 -req -in "$pki/$1.csr" -CA "$pki/ca.crt" -CAkey "$pki/ca.key" -set_serial "0x$(openssl rand -hex 8)" -days 3650 -out "$pki/$1.crt.new" \
         -extfile <(printf 'keyUsage=digitalSignature,keyEncipherment\nextendedKeyUsage=serverAuth,clientAuth\n%s\n' "${3:+subjectAltName=$3}") 2>/dev/null
+    mv "$pki/$1.crt.new" "$pki/$1.crt"
 }
 
 # config_for NAME FILE: a kubeconfig with that certificate.
@@ -72,24 +74,17 @@ start() {
 alive() {
     local pid
     pid=$(cat "$state/pid/$1" 2>/dev/null) || return 1
-    [[ -n $pid && -r /proc/$pid/cmdline ]] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -q -- "$state\|$bin"
+    [[ -n $pid ]] && grep -qszF -e "$state" -e "$bin" "/proc/$pid/cmdline"
 }
 
-# stop NAME...: asks, waits, insists.
+# stop NAME...: kills, and waits until they are gone. Nothing is asked first: what they would save is deleted with the state.
 stop() {
-    local name pid
+    local name
     for name in "$@"; do
-        if alive "$name"; then kill "$(cat "$state/pid/$name")" 2>/dev/null || true; fi
+        if alive "$name"; then kill -9 "$(cat "$state/pid/$name")" 2>/dev/null || true; fi
     done
     for name in "$@"; do
-        for _ in $(seq 100); do
-            alive "$name" || break
-            sleep 0.1
-        done
-        if alive "$name"; then
-            pid=$(cat "$state/pid/$name")
-            kill -9 "$pid" 2>/dev/null || true
-        fi
+        while alive "$name"; do sleep 0.02; done
         rm -f "$state/pid/$name"
     done
 }
