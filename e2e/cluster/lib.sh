@@ -106,7 +106,7 @@ node_cgroups() {
 }
 
 # The pids that name this path on their command line. (The path is not on grep's own.)
-naming() { grep -lszF -f <(printf %s "$1") /proc/[0-9]*/cmdline | cut -d/ -f3; }
+naming() { { grep -lszF -f <(printf %s "$1") /proc/[0-9]*/cmdline || true; } | cut -d/ -f3; }
 
 # The pids in the cgroups of a real node: its containers.
 contained() {
@@ -147,7 +147,7 @@ clean_node() {
     for link in /var/log/containers/*; do
         [[ $(readlink "$link") != "$state/node/$node/"* ]] || rm -f "$link"
     done
-    grep -ls -- "$state/node/$node/" /var/lib/cni/results/* | xargs -r rm -f || true
+    { grep -ls -- "$state/node/$node/" /var/lib/cni/results/* || true; } | xargs -r rm -f
     rmdir "/var/lib/kubelet/device-plugins/$cluster-$node" 2>/dev/null || true
     rm -rf "/run/tenure/$cluster-$node" "$state/node/$node"
 }
