@@ -1,6 +1,7 @@
 # Shared by up, down and enter: where the cluster's state is, how its processes are started and stopped.
 # shellcheck shell=bash
-set -Eeuo pipefail
+set -euo pipefail
+set -E
 trap 'echo "${0##*/}: line $LINENO failed: $BASH_COMMAND" >&2' ERR
 # shellcheck disable=SC2034 # for those that read this file
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
