@@ -103,6 +103,10 @@ fn a_worker_runs_moves_without_losing_a_request_and_survives_its_kubelet() {
     world.k("delete serverlessendpoint llm --timeout=60s");
     world.until_empty(1);
     k("delete cardtype test").expect("the card type goes");
+    until("the nodes to be let go", || match k("get nodes -l tenure.dev/card-type=test -o name")? {
+        none if none.is_empty() => Ok(()),
+        nodes => Err(nodes),
+    });
 }
 
 /// A worker that is ready.
