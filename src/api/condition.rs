@@ -1,7 +1,7 @@
 //! Conditions: every word that a user reads in one is an enum here.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// The type of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,7 +123,13 @@ impl<'a> Conditions<'a> {
     }
 
     /// States a condition: `None` is `Unknown`.
-    pub fn set(&mut self, kind: Type, holds: Option<bool>, reason: Reason, message: impl Into<String>) -> &mut Self {
+    pub fn set(
+        &mut self,
+        kind: Type,
+        holds: Option<bool>,
+        reason: Reason,
+        message: impl Into<String>,
+    ) -> &mut Self {
         let status = match holds {
             Some(true) => "True",
             Some(false) => "False",

@@ -21,7 +21,11 @@ use super::rules;
     printcolumn(name = "Price", type_ = "string", json_path = ".status.price"),
     printcolumn(name = "Free", type_ = "integer", json_path = ".status.freeCards"),
     printcolumn(name = "Running", type_ = "integer", json_path = ".status.running"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status")
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    )
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::fixed_text("region", "region can't be changed: make another SpotMarket"))]

@@ -16,7 +16,8 @@ pub fn positive_amount() -> Rule {
 
 /// A currency.
 pub fn currency() -> Rule {
-    Rule::new("self.matches('^[A-Z]{3}$')").message("must be an ISO 4217 code of three capital letters, such as CNY")
+    Rule::new("self.matches('^[A-Z]{3}$')")
+        .message("must be an ISO 4217 code of three capital letters, such as CNY")
 }
 
 /// A field that can't be changed.
@@ -27,19 +28,23 @@ pub fn fixed(message: &'static str) -> Rule {
 /// A text of a spec that can't be changed and may be absent. It stands at the spec: a rule at the field itself sleeps when
 /// the field is added or taken away.
 pub fn fixed_text(field: &str, message: &'static str) -> Rule {
-    Rule::new(format!("(has(self.{field}) ? self.{field} : '') == (has(oldSelf.{field}) ? oldSelf.{field} : '')"))
-        .message(message)
-        .field_path(format!(".{field}"))
+    Rule::new(format!(
+        "(has(self.{field}) ? self.{field} : '') == (has(oldSelf.{field}) ? oldSelf.{field} : '')"
+    ))
+    .message(message)
+    .field_path(format!(".{field}"))
 }
 
 /// Names of other objects, of the same namespace if they have one.
 pub fn object_name() -> Rule {
-    Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("must be the name of an object: lower-case letters, digits, `-` and `.`")
+    Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
+        .message("must be the name of an object: lower-case letters, digits, `-` and `.`")
 }
 
 /// Names of other objects that may be left empty.
 pub fn optional_object_name() -> Rule {
-    Rule::new("self.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$')").message("must be the name of an object, or empty: lower-case letters, digits, `-` and `.`")
+    Rule::new("self.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$')")
+        .message("must be the name of an object, or empty: lower-case letters, digits, `-` and `.`")
 }
 
 /// A region or zone; a node carries it as the value of a label.
