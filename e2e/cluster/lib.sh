@@ -175,6 +175,8 @@ clean_all() {
     for node in $(real_nodes); do clean_node "$node"; done
     stop kwok kube-scheduler kube-controller-manager kube-apiserver etcd
     if [[ -e /run/netns/$cluster ]]; then ip netns delete "$cluster"; fi
+    # The controller manager's volumes are folders outside the state. Their names are in the store, whoever is dead.
+    { grep -rahoE '/tmp/hostpath_pv/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}' "$state/etcd" 2>/dev/null || true; } | sort -u | xargs -r rm -rf
     rm -rf "$state"
     restore_kernel_settings
 }
