@@ -3,9 +3,11 @@
 //! The cases are tables in `manifests/`: `create.txt` (new objects), `states.txt` and `update.txt` (changes of objects
 //! whose status says what is bought). A case is a line; add one for each rule.
 
+// Why: a panic is how a test fails, also in what tests share.
+#![allow(clippy::panic)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
@@ -167,21 +169,25 @@ fn fault(row: &Row, answer: &Result<String, String>) -> Option<String> {
     Some(format!("{} | {}: {fault}", row.of, row.what))
 }
 
-/// Asks the API server about all lines, a few at a time, and fails with all faults at once.
-fn check(table: &[Row], ask: impl Fn(&Row) -> Option<String> + Sync) {
-    let next = AtomicUsize::new(0);
-    let worker = || {
-        let mut faults = Vec::new();
-        while let Some(row) = table.get(next.fetch_add(1, Ordering::Relaxed)) {
-            faults.extend(ask(row));
-        }
-        faults
-    };
-    let faults: Vec<String> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..4).map(|_| scope.spawn(worker)).collect();
-        workers.into_iter().flat_map(|it| it.join().expect("a worker does not panic")).collect()
-    });
-    assert!(faults.is_empty(), "{} of {} cases:\n\n{}", faults.len(), table.len(), faults.join("\n\n"));
+/// Gives kubectl all objects in one call, each in a file of its own; its complaint names the file.
+fn ask_all(purpose: &str, words: &[&str], objects: &[Value]) -> Vec<Result<String, String>> {
+    let folder = format!("{}/manifests-{purpose}-{}", env!("CARGO_TARGET_TMPDIR"), std::process::id());
+    std::fs::create_dir_all(&folder).expect("a folder of its own");
+    for (at, object) in objects.iter().enumerate() {
+        std::fs::write(format!("{folder}/{at:04}.json"), object.to_string()).expect("a file is written");
+    }
+    let complaints = kubectl(&[words, &["-f", &folder]].concat()).err().unwrap_or_default();
+    std::fs::remove_dir_all(&folder).ok();
+    let about = |at: usize| complaints.lines().find(|it| it.contains(&format!("{folder}/{at:04}.json")));
+    let answers: Vec<_> =
+        (0..objects.len()).map(|at| about(at).map_or(Ok(String::new()), |it| Err(it.to_owned()))).collect();
+    let told = answers.iter().filter(|it| it.is_err()).count();
+    assert_eq!(told, complaints.lines().count(), "each complaint is about one file: {complaints}");
+    answers
+}
+
+fn assert_none(faults: &[String]) {
+    assert!(faults.is_empty(), "{} cases:\n\n{}", faults.len(), faults.join("\n\n"));
 }
 
 // ---- objects of a test's own ----
@@ -237,14 +243,16 @@ impl Drop for Own {
 fn a_bad_manifest_is_refused_in_words_that_say_what_to_do() {
     installed();
     let table = rows(CREATE);
-    check(&table, |row| {
+    let made = |row: &Row| {
         let mut object = good(row.of);
         change(&mut object, row.change);
-        fault(
-            row,
-            &kubectl_with(&["create", "--dry-run=server", "-n", "default", "-f", "-"], &object.to_string()),
-        )
-    });
+        object
+    };
+    let objects: Vec<Value> = table.iter().map(made).collect();
+    let answers = ask_all("create", &["create", "--dry-run=server", "-n", "default"], &objects);
+    let faults: Vec<String> =
+        table.iter().zip(&answers).filter_map(|(row, answer)| fault(row, answer)).collect();
+    assert_none(&faults);
     let refused = table.iter().filter(|it| it.last != "ok").count();
     assert!(refused >= 200, "{refused} cases are left");
 }
@@ -264,7 +272,7 @@ fn each_kind_has_bad_manifests_and_a_good_one() {
 #[test]
 fn a_change_is_refused_or_allowed_by_what_is_bought() {
     let mut own = Own::new("update");
-    let mut states = BTreeMap::new();
+    let mut made = BTreeMap::new();
     for row in rows(STATES) {
         let mut object = good(row.what);
         change(&mut object, row.change);
@@ -273,31 +281,31 @@ fn a_change_is_refused_or_allowed_by_what_is_bought() {
         if !row.last.is_empty() {
             own.write_status(text(&object, "/kind"), text(&object, "/metadata/name"), row.last);
         }
-        states.insert(row.of, (object, row.last));
+        made.insert(row.of, (object, row.last));
     }
-    check(&rows(UPDATE), |row| {
-        let (before, status) = &states[row.of];
-        let mut after = before.clone();
-        change(&mut after, row.change);
-        let ask = || {
-            fault(
-                row,
-                &kubectl_with(
-                    &["-n", &own.name, "replace", "--dry-run=server", "-f", "-"],
-                    &after.to_string(),
-                ),
-            )
-        };
-        let mut found = ask();
+    let table = rows(UPDATE);
+    let changed = |row: &Row| {
+        let mut object = made[row.of].0.clone();
+        change(&mut object, row.change);
+        object
+    };
+    let objects: Vec<Value> = table.iter().map(changed).collect();
+    let words = ["-n", &own.name, "replace", "--dry-run=server"];
+    let answers = ask_all("update", &words, &objects);
+    let mut faults: Vec<String> = Vec::new();
+    for ((row, object), answer) in table.iter().zip(&objects).zip(&answers) {
+        let mut found = fault(row, answer);
+        let (before, status) = &made[row.of];
         // An operator that runs in the cluster writes the status too: then it is written once more before the next try.
         for _ in 0..5 {
             if found.is_some() && !status.is_empty() {
                 own.write_status(text(before, "/kind"), text(before, "/metadata/name"), status);
-                found = ask();
+                found = fault(row, &kubectl_with(&[&words[..], &["-f", "-"]].concat(), &object.to_string()));
             }
         }
-        found
-    });
+        faults.extend(found);
+    }
+    assert_none(&faults);
 }
 
 #[test]
