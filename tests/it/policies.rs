@@ -1,9 +1,11 @@
 //! Each hole that a policy closes: what is refused, in which words, and that its honest twin goes through.
 //!
-//! Nodes here are objects of the API only, and no card type matches them, so it does not matter whether an operator runs.
+//! Nodes here are objects of the API only, and no card type matches them, so it does not matter whether an operator runs;
+//! the two tests that play the operator's part in a status take their turn with the stories.
 
 use crate::operator::install;
 use crate::support::{OPERATOR, field, k, kubectl, kubectl_with, must_apply, until};
+use crate::world::World;
 
 // Who asks.
 
@@ -473,10 +475,17 @@ fn the_marks_of_workers_are_tenures() {
         &place.pod("p", "labels: {tenure.example/endpoint: x}, finalizers: [other.example/x]", "", ""),
     );
 
-    let meta = "labels: {tenure.dev/endpoint: llm}, finalizers: [tenure.dev/metering], \
-                ownerReferences: [{apiVersion: tenure.dev/v1alpha1, kind: ServerlessEndpoint, name: llm, uid: none, controller: true}]";
-    // Its owner is not there, but it is held by the finalizer.
-    place.make(TENURE, &place.pod("worker", meta, MANAGED, CARD));
+    // Some owner that is really there, or the garbage collector would take the pod away.
+    let owner = "kube-root-ca.crt";
+    let uid = until("the namespace's first object", || {
+        let uid = field(&format!("-n {} configmap/{owner}", place.name), ".metadata.uid");
+        if uid.is_empty() { Err("none".to_owned()) } else { Ok(uid) }
+    });
+    let meta = format!(
+        "labels: {{tenure.dev/endpoint: llm}}, finalizers: [tenure.dev/metering], \
+         ownerReferences: [{{apiVersion: v1, kind: ConfigMap, name: {owner}, uid: {uid}, controller: true}}]"
+    );
+    place.make(TENURE, &place.pod("worker", &meta, MANAGED, CARD));
     place.cannot(ADMIN, "-n @ label pod worker tenure.dev/endpoint-", "", "mark Tenure's own workers");
     place.cannot(
         ADMIN,
@@ -609,8 +618,9 @@ fn a_group_says_what_runs_on_it() {
 
 #[test]
 fn a_group_that_has_ended_takes_no_pods() {
+    // While this has its turn no operator runs that would write another phase.
+    let _turn = World::new("policyphase", 1);
     let place = Place::new("phase");
-    // A group whose phase an operator would not write over: its machine type is nowhere, so it is Failed or Creating at most.
     place.apply(
         "apiVersion: tenure.dev/v1alpha1\nkind: DedicatedGroup\nmetadata: {namespace: \"@\", name: train, finalizers: [test.example/stay]}\n\
          spec: {machineSets: [{name: a, machineType: none, count: 1, billing: Postpaid}]}",
@@ -724,7 +734,7 @@ fn a_payment_stays() {
 const POOL: &str = "apiVersion: tenure.dev/v1alpha1\nkind: ResidentPool\nmetadata: {namespace: \"@\", name: chat}\n\
                     spec: {region: nowhere, cardType: nothing, cards: 2, diskPerCardGB: 20, term: {months: 1}}";
 
-/// Says that two instances are bound, again and again: an operator would say otherwise.
+/// Says that so many instances are bound.
 fn bind(place: &Place, instances: u32) -> Result<String, String> {
     let status = format!(
         r#"{{"status":{{"endpoints":[{{"name":"llm","instances":{instances},"cards":{instances},"diskGB":20}}]}}}}"#
@@ -734,6 +744,7 @@ fn bind(place: &Place, instances: u32) -> Result<String, String> {
 
 #[test]
 fn a_pool_with_bound_instances_is_not_deleted_but_goes_with_its_namespace() {
+    let _turn = World::new("policypool", 1);
     let place = Place::new("pool");
     place.apply(POOL);
     until("a refusal to delete a bound pool", || {
