@@ -24,6 +24,7 @@ fn world() -> Snapshot {
             size: card.times(8),
             shares: shared.clone(),
             book: Some(shared.clone()),
+            ready: true,
             open: true,
             ..Node::default()
         })
@@ -33,6 +34,7 @@ fn world() -> Snapshot {
             key: Key::new(&format!("contract-{at}"), "0123456789"),
             card_type: "ada".to_owned(),
             account: format!("account-{}", at % 50),
+            version: String::new(),
             created_seconds: i64::try_from(at * 7 % 1_000).unwrap_or(0),
             // The mix: half workers, a quarter pools, most of the rest spot, one in forty a machine.
             demand: match at % 40 {

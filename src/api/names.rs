@@ -21,6 +21,8 @@ pub const GROUP: &str = "tenure.dev/group";
 pub const GROUP_NAMESPACE: &str = "tenure.dev/group-namespace";
 /// Node label: the machine of the group.
 pub const MACHINE: &str = "tenure.dev/machine";
+/// Node annotation: the key of the group that this machine is given to.
+pub const GROUP_KEY: &str = "tenure.dev/group-key";
 /// Node annotation: `<namespace>/<group>` that had us cordon the node.
 pub const DRAINED_FOR: &str = "tenure.dev/drained-for";
 /// Pod label: the endpoint whose worker this is.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ListParams, PartialObjectMeta};
 use kube::core::{DeserializeGuard, Resource};
 use kube::runtime::watcher;
@@ -141,7 +142,7 @@ impl Cluster {
                 tokio::spawn(caches.$table.clone().follow(stringify!($table), events, $open, notify));
             }};
         }
-        follow!(nodes, SlimNode, Some, |changes: &Changes, before: Option<&SlimNode>, after: Option<&SlimNode>| {
+        follow!(nodes, SlimNode, Ok, |changes: &Changes, before: Option<&SlimNode>, after: Option<&SlimNode>| {
             for node in [before, after].into_iter().flatten() {
                 if let (Some(group), Some(namespace)) = (node.labels().get(names::GROUP), node.labels().get(names::GROUP_NAMESPACE)) {
                     changes.contract(Kind::Group, namespace, group);
@@ -149,7 +150,7 @@ impl Cluster {
             }
             changes.cards_changed.notify_one();
         });
-        follow!(pods, SlimPod, Some, |changes: &Changes, before: Option<&SlimPod>, after: Option<&SlimPod>| {
+        follow!(pods, SlimPod, Ok, |changes: &Changes, before: Option<&SlimPod>, after: Option<&SlimPod>| {
             for pod in [before, after].into_iter().flatten() {
                 let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
                 for (label, kind) in [(names::ENDPOINT, Kind::Endpoint), (names::SPOT_SERVER, Kind::Spot), (names::GROUP, Kind::Group)] {
@@ -203,6 +204,11 @@ impl Cluster {
         caches
     }
 
+    /// Is the node there? Asked of the API server itself.
+    pub async fn has_node(&self, name: &str) -> Result<bool, super::write::Error> {
+        Ok(Api::<SlimNode>::all(self.client.clone()).get_opt(name).await?.is_some())
+    }
+
     /// The pods bound to a node, read from the API server itself.
     pub async fn pods_on(&self, node: &str) -> kube::Result<Vec<SlimPod>> {
         let params = ListParams::default().fields(&format!("spec.nodeName={node}"));
@@ -250,21 +256,22 @@ fn bound_to(endpoint: &ServerlessEndpoint) -> Option<(&'static str, String)> {
 }
 
 /// One object that can't be read must not hide the others.
-fn opened<K: Resource + DeserializeOwned>(guarded: DeserializeGuard<K>) -> Option<K> {
+fn opened<K: Resource + DeserializeOwned>(guarded: DeserializeGuard<K>) -> Result<K, ObjectMeta> {
     match guarded.0 {
         Ok(mut object) => {
             object.meta_mut().managed_fields = None;
-            Some(object)
+            Ok(object)
         }
         Err(error) => {
-            tracing::warn!(%error, "an object can't be read and is left alone");
-            None
+            let name = error.metadata.name.as_deref().unwrap_or_default();
+            tracing::error!(%error, name, "an object can't be read; what it has it keeps");
+            Err(error.metadata)
         }
     }
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "it stands where other kinds may have nothing")]
-fn strip(mut object: PartialObjectMeta<Namespace>) -> Option<PartialObjectMeta<Namespace>> {
+fn strip(mut object: PartialObjectMeta<Namespace>) -> Result<PartialObjectMeta<Namespace>, ObjectMeta> {
     object.metadata.managed_fields = None;
-    Some(object)
+    Ok(object)
 }

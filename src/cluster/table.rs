@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher;
 use kube::Resource;
 use tokio::sync::watch;
@@ -25,6 +26,8 @@ pub struct Table<K> {
 struct Inner<K> {
     objects: HashMap<Key, Arc<K>>,
     by_index: HashMap<String, BTreeSet<Key>>,
+    /// Objects that are there and can't be read, e.g. because a newer version wrote them.
+    unreadable: HashMap<Key, ObjectMeta>,
 }
 
 /// Tells who watches a table what it was and what it is; one of both is there.
@@ -36,7 +39,7 @@ where
 {
     /// An empty table with an index.
     pub fn new(index: fn(&K) -> Vec<String>) -> Arc<Table<K>> {
-        let inner = Inner { objects: HashMap::new(), by_index: HashMap::new() };
+        let inner = Inner { objects: HashMap::new(), by_index: HashMap::new(), unreadable: HashMap::new() };
         Arc::new(Table { inner: RwLock::new(inner), index, ready: watch::Sender::new(false) })
     }
 
@@ -61,42 +64,60 @@ where
         self.read(|it| it.by_index.get(index).into_iter().flatten().filter_map(|key| it.objects.get(key).cloned()).collect())
     }
 
+    /// The names and UIDs of objects that are there and can't be read.
+    pub fn unreadable(&self) -> Vec<ObjectMeta> {
+        self.read(|it| it.unreadable.values().cloned().collect())
+    }
+
     /// Follows a stream of events for ever. `open` takes the object out of what is on the wire.
     pub async fn follow<W>(
         self: Arc<Self>,
         name: &'static str,
         events: impl Stream<Item = watcher::Result<watcher::Event<W>>>,
-        open: fn(W) -> Option<K>,
+        open: fn(W) -> Result<K, ObjectMeta>,
         on_change: OnChange<K>,
     ) {
         let mut events = std::pin::pin!(events);
         let mut wait = Duration::from_millis(200);
         let mut listed: HashMap<Key, Arc<K>> = HashMap::new();
+        let mut unreadable: HashMap<Key, ObjectMeta> = HashMap::new();
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
                     match event {
-                        watcher::Event::Init => listed.clear(),
-                        watcher::Event::InitApply(object) => {
-                            if let Some(object) = open(object) {
-                                listed.insert(key(&object), Arc::new(object));
-                            }
+                        watcher::Event::Init => {
+                            listed.clear();
+                            unreadable.clear();
                         }
+                        watcher::Event::InitApply(object) => match open(object) {
+                            Ok(object) => drop(listed.insert(key(object.meta()), Arc::new(object))),
+                            Err(meta) => drop(unreadable.insert(key(&meta), meta)),
+                        },
                         watcher::Event::InitDone => {
                             wait = Duration::from_millis(200);
+                            self.write(|it| it.unreadable = std::mem::take(&mut unreadable));
                             self.replace(std::mem::take(&mut listed), &on_change);
                             self.ready.send_replace(true);
                         }
                         watcher::Event::Apply(object) => {
                             wait = Duration::from_millis(200);
-                            if let Some(object) = open(object) {
-                                self.put(key(&object), Some(Arc::new(object)), &on_change);
+                            match open(object) {
+                                Ok(object) => {
+                                    let key = key(object.meta());
+                                    self.write(|it| drop(it.unreadable.remove(&key)));
+                                    self.put(key, Some(Arc::new(object)), &on_change);
+                                }
+                                Err(meta) => {
+                                    let key = key(&meta);
+                                    self.write(|it| drop(it.unreadable.insert(key.clone(), meta)));
+                                    self.put(key, None, &on_change);
+                                }
                             }
                         }
                         watcher::Event::Delete(object) => {
-                            if let Some(object) = open(object) {
-                                self.put(key(&object), None, &on_change);
-                            }
+                            let key = open(object).map_or_else(|meta| key(&meta), |it| key(it.meta()));
+                            self.write(|it| drop(it.unreadable.remove(&key)));
+                            self.put(key, None, &on_change);
                         }
                     }
                 }
@@ -111,6 +132,10 @@ where
 
     fn read<T>(&self, look: impl FnOnce(&Inner<K>) -> T) -> T {
         look(&self.inner.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write(&self, change: impl FnOnce(&mut Inner<K>)) {
+        change(&mut self.inner.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn put(&self, key: Key, object: Option<Arc<K>>, on_change: &OnChange<K>) {
@@ -135,7 +160,9 @@ where
             }
             before
         };
-        on_change(before.as_deref(), object.as_deref());
+        if before.is_some() || object.is_some() {
+            on_change(before.as_deref(), object.as_deref());
+        }
     }
 
     /// A new list: what is not in it is gone.
@@ -150,8 +177,8 @@ where
     }
 }
 
-fn key<K: Resource>(object: &K) -> Key {
-    (object.meta().namespace.clone().unwrap_or_default(), object.meta().name.clone().unwrap_or_default())
+fn key(meta: &ObjectMeta) -> Key {
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -177,7 +204,7 @@ mod tests {
             Ok(watcher::Event::InitApply(pod("x", "n2"))),
             Ok(watcher::Event::InitDone),
         ]);
-        table.clone().follow("pods", events, Some, Arc::new(|_, _| ())).await;
+        table.clone().follow("pods", events, Ok, Arc::new(|_, _| ())).await;
         table.ready().await;
         let names = |node: &str| table.under(node).iter().map(|it| it.name_any()).collect::<Vec<_>>();
         assert_eq!(names("n2"), ["x"]);

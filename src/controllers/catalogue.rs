@@ -16,38 +16,40 @@ use crate::api::{
 use crate::cluster::read::{Caches, Kind};
 use crate::domain::units::{parse_milli, parse_whole};
 
-/// Writes the status of the whole catalogue; only what differs.
-pub(super) async fn report(context: &Context) {
+/// Writes the status of the whole catalogue; only what differs. False when a write failed.
+pub(super) async fn report(context: &Context) -> bool {
+    let mut well = true;
     let published = context.published.borrow().clone();
     measure(context, &published);
     for it in context.caches.card_types.all() {
         let mut new = published.cards.get(&it.name_any()).cloned().unwrap_or_default();
         new.observed_generation = it.metadata.generation;
         new.conditions = conditions(context, &*it, it.status.as_ref().map(|it| &it.conditions), check_card_type(&published, &it));
-        write(context, &*it, it.status.as_ref(), &new, |it: &CardTypeStatus| &it.conditions).await;
+        well &= write(context, &*it, it.status.as_ref(), &new, |it: &CardTypeStatus| &it.conditions).await;
     }
     for it in context.caches.tariffs.all() {
         let checked = check_tariff(&context.caches, &it);
         let conditions = conditions(context, &*it, it.status.as_ref().map(|it| &it.conditions), checked);
         let new = TariffStatus { observed_generation: it.metadata.generation, conditions };
-        write(context, &*it, it.status.as_ref(), &new, |it: &TariffStatus| &it.conditions).await;
+        well &= write(context, &*it, it.status.as_ref(), &new, |it: &TariffStatus| &it.conditions).await;
     }
     for it in context.caches.markets.all() {
         let new = market_status(context, &published, &it);
-        write(context, &*it, it.status.as_ref(), &new, |it: &SpotMarketStatus| &it.conditions).await;
+        well &= write(context, &*it, it.status.as_ref(), &new, |it: &SpotMarketStatus| &it.conditions).await;
     }
     for it in context.caches.accounts.all() {
         let checked = check_account(&context.caches, &it);
         let conditions = conditions(context, &*it, it.status.as_ref().map(|it| &it.conditions), checked);
         let new = AccountStatus { observed_generation: it.metadata.generation, conditions };
-        write(context, &*it, it.status.as_ref(), &new, |it: &AccountStatus| &it.conditions).await;
+        well &= write(context, &*it, it.status.as_ref(), &new, |it: &AccountStatus| &it.conditions).await;
     }
     for it in context.caches.payments.all() {
         let checked = check_payment(&context.caches, &it);
         let conditions = conditions(context, &*it, it.status.as_ref().map(|it| &it.conditions), checked);
         let new = PaymentStatus { observed_generation: it.metadata.generation, conditions };
-        write(context, &*it, it.status.as_ref(), &new, |it: &PaymentStatus| &it.conditions).await;
+        well &= write(context, &*it, it.status.as_ref(), &new, |it: &PaymentStatus| &it.conditions).await;
     }
+    well
 }
 
 fn measure(context: &Context, published: &Published) {
@@ -70,17 +72,19 @@ fn measure(context: &Context, published: &Published) {
     }
 }
 
-/// Writes a status and tells of it. A failure is tried again with the next change of anything.
-async fn write<K, S>(context: &Context, object: &K, old: Option<&S>, new: &S, of: fn(&S) -> &Vec<Condition>)
+/// Writes a status and tells of it; false when that failed.
+async fn write<K, S>(context: &Context, object: &K, old: Option<&S>, new: &S, of: fn(&S) -> &Vec<Condition>) -> bool
 where
     K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
     S: serde::Serialize,
 {
-    if let Err(error) = status::write(context, object, old, new).await {
+    let written = status::write(context, object, old, new).await;
+    if let Err(error) = &written {
         tracing::warn!(%error, name = object.name_any(), "status was not written");
     }
     let ready = of(new).iter().find(|it| it.type_ == "Ready");
     status::tell(context, object, old.map(|it| of(it).as_slice()), ready).await;
+    written.is_ok()
 }
 
 fn conditions<K: Resource>(context: &Context, object: &K, before: Option<&Vec<Condition>>, checked: Result<(), Problem>) -> Vec<Condition> {
@@ -103,6 +107,9 @@ fn amount(what: &str, text: &str) -> Result<Decimal, Problem> {
 
 fn check_card_type(published: &Published, it: &CardType) -> Result<(), Problem> {
     facts::per_card(it).map_err(|it| invalid(it.to_string()))?;
+    if it.spec.resource_name.len() > 63 {
+        return Err(invalid("resourceName has more than 63 characters: it must fit into a node's label"));
+    }
     match published.conflicts.get(&it.name_any()) {
         None => Ok(()),
         Some(node) => {

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
 
 use super::facts::{self, Problem};
-use super::pool::{count, created_seconds, is_leaving, key, number};
+use super::pool::{count, created_seconds, generation, is_leaving, key, number};
 use super::worker::{self, Worker};
-use super::{Context, Done, Error, pool, status};
+use super::{Context, Done, Error, TICK, pool, status};
 use crate::api::condition::{Conditions, Reason, Type};
 use crate::api::endpoint::{EndpointPhase, RuleState, Schedule, State, WorkerCounts};
 use crate::api::group::{GroupPhase, Usage};
@@ -23,6 +24,9 @@ use crate::domain::allocate::Outcome;
 use crate::domain::book::Share;
 use crate::domain::fleet::{Claim, Demand};
 use crate::domain::workers;
+
+/// Names of workers that are tried when they belong to somebody else.
+const NAMES_TRIED: usize = 16;
 
 /// Where an endpoint's workers run, resolved.
 struct Place {
@@ -37,6 +41,8 @@ struct Place {
     short: Option<Problem>,
     /// Is there anything to wait for at the allocator?
     elastic: bool,
+    /// May a worker be started now? Those that run stay.
+    open: bool,
 }
 
 // Validate.
@@ -67,9 +73,8 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
         let (admitted, left) = pool::admitted(caches, &pool);
         let instances = admitted.iter().find(|it| it.endpoint == endpoint.name_any()).map_or(0, |it| it.instances);
         let bought = pool.status.as_ref().is_some_and(|it| it.bought.is_some());
-        let short = if is_leaving(&*pool) {
-            Some(Problem::new(Reason::PlacementNotReady, format!("ResidentPool {} is being deleted", on.name)))
-        } else if !bought {
+        // A pool that is being deleted waits for its instances.
+        let short = if !bought {
             Some(Problem::new(Reason::PlacementNotReady, format!("ResidentPool {} has no cards yet", on.name)))
         } else if instances < count(on.instances) {
             let message = format!(
@@ -83,11 +88,12 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
         return Ok(Place {
             card_type,
             share: Share::Resident(key(&*pool)),
-            wanted: if is_leaving(&*pool) { 0 } else { instances },
+            wanted: instances,
             disk_bytes: Some(i64::from(on.disk_gb) * 1_000_000_000),
             node_selector: BTreeMap::new(),
             short,
             elastic: false,
+            open: true,
         });
     }
     if let Some(on) = &placement.dedicated_group {
@@ -101,7 +107,8 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
         let usable = matches!(phase, Some(GroupPhase::Running | GroupPhase::Abnormal)) && !is_leaving(&*group);
         let card_type = super::group::card_types(caches, &group)?.into_iter().next().ok_or_else(unknown)?;
         let short = (!usable).then(|| Problem::new(Reason::PlacementNotReady, format!("DedicatedGroup {} is not Running", on.name)));
-        let wanted = if usable { count(on.instances) } else { 0 };
+        // A machine that is away for a moment ends no worker.
+        let wanted = if is_leaving(&*group) { 0 } else { count(on.instances) };
         return Ok(Place {
             card_type: facts::card_type(caches, &card_type)?,
             share: Share::Dedicated(key(&*group)),
@@ -110,6 +117,7 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
             node_selector: [(names::GROUP.to_owned(), on.name.clone()), (names::GROUP_NAMESPACE.to_owned(), namespace)].into(),
             short,
             elastic: false,
+            open: usable,
         });
     }
     let (_, card_type) = elastic(caches, endpoint)?;
@@ -121,6 +129,7 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
         node_selector: BTreeMap::new(),
         short: None,
         elastic: true,
+        open: true,
     })
 }
 
@@ -176,7 +185,7 @@ pub(super) fn claim(caches: &Caches, endpoint: &ServerlessEndpoint, now: Timesta
     let on = !is_leaving(endpoint) && runs(endpoint, now).unwrap_or(false);
     let active = if on { count(endpoint.spec.workers.active) } else { 0 };
     let surge = endpoint.spec.rollout.as_ref().map_or(0, |it| count(it.surge));
-    let revision = worker::revision(&endpoint.spec.template);
+    let revision = worker::revision(&endpoint.spec.template, &Share::Shared, count(endpoint.spec.workers.gpus), None);
     let rolling = live.iter().any(|it| it.label(names::REVISION) != Some(&revision));
     let wanted = if rolling && on { active + surge } else { active };
     Some(Claim {
@@ -184,6 +193,7 @@ pub(super) fn claim(caches: &Caches, endpoint: &ServerlessEndpoint, now: Timesta
         card_type: card_type.name_any(),
         account,
         created_seconds: created_seconds(endpoint),
+        version: generation(endpoint),
         demand: Demand::Workers {
             cards: count(endpoint.spec.workers.gpus),
             active,
@@ -197,17 +207,27 @@ pub(super) fn claim(caches: &Caches, endpoint: &ServerlessEndpoint, now: Timesta
 /// A pod as the planner sees it.
 fn seen(caches: &Caches, pod: &SlimPod) -> workers::Worker {
     let name = pod.name_any();
-    // The kubelet of a node that is gone says nothing any more.
-    let node_gone = pod.spec.node_name.as_deref().is_some_and(|it| caches.nodes.get("", it).is_none());
+    let leaving = pod.metadata.deletion_timestamp.is_some();
+    let node_gone = node_gone(caches, pod);
     workers::Worker {
-        number: name.rsplit('-').next().and_then(|it| it.parse().ok()).unwrap_or(0),
+        number: number_of(&name),
         revision: pod.label(names::REVISION).unwrap_or_default().to_owned(),
-        ready: pod.is_ready(),
-        leaving: pod.metadata.deletion_timestamp.is_some(),
-        ended: pod.is_over() || node_gone || (pod.metadata.deletion_timestamp.is_some() && pod.has_ended()),
+        ready: pod.is_ready() && !node_gone,
+        leaving,
+        // Who deletes the live pods of a node that is gone is the garbage collector, after a while: it may come back.
+        ended: pod.is_over() || (leaving && (node_gone || pod.has_ended())),
         created_seconds: created_seconds(pod),
         name,
     }
+}
+
+/// The kubelet of a node that is gone says nothing any more.
+fn node_gone(caches: &Caches, pod: &SlimPod) -> bool {
+    pod.spec.node_name.as_deref().is_some_and(|it| caches.nodes.get("", it).is_none())
+}
+
+fn number_of(pod_name: &str) -> u32 {
+    pod_name.rsplit('-').next().and_then(|it| it.parse().ok()).unwrap_or(0)
 }
 
 // The driver.
@@ -216,8 +236,11 @@ fn seen(caches: &Caches, pod: &SlimPod) -> workers::Worker {
 pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Result<Done, Error> {
     let caches = &context.caches;
     let Some(endpoint) = caches.endpoints.get(&contract.namespace, &contract.name) else {
-        return release_orphans(context, contract).await;
+        return release_ended(context, contract).await;
     };
+    // Also those of an endpoint of this name that was there before.
+    release_ended(context, contract).await?;
+
     // Observe.
     let pods = pods(caches, &endpoint);
     let seen: Vec<workers::Worker> = pods.iter().map(|it| seen(caches, it)).collect();
@@ -227,28 +250,39 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     let place = place(context, &endpoint).and_then(|it| {
         let cards = count(endpoint.spec.workers.gpus);
         let per_card = facts::per_card(&it.card_type).map_err(|it| Problem::new(Reason::Invalid, it.to_string()))?;
-        worker::validate(&endpoint.spec.template, &it.card_type.spec.resource_name, &per_card.times(cards))?;
+        let mut size = per_card.times(cards);
+        size.disk_bytes = it.disk_bytes.unwrap_or(size.disk_bytes);
+        worker::validate(&endpoint.spec.template, &it.card_type.spec.resource_name, &size)?;
         Ok((it, per_card.times(cards)))
     });
     let runs = runs(&endpoint, (context.now)());
 
     // Plan.
-    let revision = worker::revision(&endpoint.spec.template);
-    let (wanted, room) = match (&place, &runs) {
-        _ if is_leaving(&*endpoint) => (0, 0),
-        (Ok((place, _)), Ok(true)) => {
-            let room = if place.elastic { outcome.as_ref().map_or(0, |it| it.worker_nodes.len()) } else { usize::MAX };
-            (place.wanted, u32::try_from(room).unwrap_or(u32::MAX))
-        }
-        (Ok(_), Ok(false)) => (0, 0),
-        // What can't be understood is left as it is: running workers serve on.
-        (Err(_), _) | (_, Err(_)) => (number_live(&seen), 0),
+    let revision = match &place {
+        Ok((it, _)) => worker::revision(&endpoint.spec.template, &it.share, count(endpoint.spec.workers.gpus), it.disk_bytes),
+        Err(_) => endpoint.status.as_ref().map(|it| it.revision.clone()).unwrap_or_default(),
+    };
+    let setback = context.setback(contract);
+    let room = match &place {
+        Ok((it, _)) if !it.open || setback.is_some() => 0,
+        Ok((it, _)) if it.elastic => outcome.as_ref().map_or(0, |it| it.worker_nodes.len()),
+        Ok(_) => usize::MAX,
+        Err(_) => 0,
     };
     let surge = endpoint.spec.rollout.as_ref().map_or(0, |it| count(it.surge));
-    let steps = workers::plan(&workers::Wanted { count: wanted, revision: revision.clone(), surge, room }, &seen);
+    let by_label = caches.pods.under(&format!("endpoint/{}/{}", contract.namespace, contract.name));
+    let next = by_label.iter().map(|it| number_of(&it.name_any()) + 1).max().unwrap_or(1);
+    let room = u32::try_from(room).unwrap_or(u32::MAX);
+    let plan = |count| workers::plan(&workers::Wanted { count, revision: revision.clone(), surge, room, next }, &seen);
+    let (wanted, steps) = match (&place, &runs) {
+        _ if is_leaving(&*endpoint) => (0, plan(0)),
+        (Ok((place, _)), Ok(true)) => (place.wanted, plan(place.wanted)),
+        (Ok(_), Ok(false)) => (0, plan(0)),
+        (Err(_), _) | (_, Err(_)) => (number_live(&seen), workers::keep(&seen)),
+    };
 
     // Apply.
-    let applied = apply(context, &endpoint, place.as_ref().ok(), &pods, &steps, outcome.as_ref(), &revision).await;
+    let applied = apply(context, contract, &endpoint, place.as_ref().ok(), &pods, &steps, outcome.as_ref(), &revision).await;
 
     // Status.
     let new = make_status(context, &endpoint, place.as_ref().map(|it| &it.0), &runs, &seen, wanted, outcome.as_ref(), &revision);
@@ -257,7 +291,8 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     status::tell(context, &*endpoint, endpoint.status.as_ref().map(|it| it.conditions.as_slice()), ready.as_ref()).await;
     applied?;
     written?;
-    Ok(if endpoint.spec.state == State::Scheduled { Done::LookAgain } else { Done::Settled })
+    let schedule = (endpoint.spec.state == State::Scheduled).then_some(TICK);
+    Ok(setback.into_iter().chain(schedule).min().map_or(Done::Settled, Done::LookAgain))
 }
 
 /// Whose worker it is; on a group also whose machine it uses.
@@ -274,6 +309,7 @@ fn number_live(seen: &[workers::Worker]) -> u32 {
 #[allow(clippy::too_many_arguments, reason = "the parts of one pass")]
 async fn apply(
     context: &Context,
+    contract: &ContractRef,
     endpoint: &ServerlessEndpoint,
     place: Option<&(Place, crate::domain::units::Size)>,
     pods: &[Arc<SlimPod>],
@@ -283,19 +319,19 @@ async fn apply(
 ) -> Result<(), Error> {
     for pod in pods {
         let name = pod.name_any();
-        if steps.release.contains(&name) {
-            context.cluster.remove_finalizer::<k8s_openapi::api::core::v1::Pod>(&pod.metadata, names::METERING).await.map_err(Error::Apply)?;
-        }
         if steps.delete.contains(&name) {
+            if pod.is_over() {
+                context.note_setback(contract);
+            }
             context.cluster.delete_pod(pod).await.map_err(Error::Apply)?;
         }
     }
     let (Some((place, size)), Some(owner)) = (place, endpoint.controller_owner_ref(&())) else { return Ok(()) };
     let promised = outcome.map(|it| it.worker_nodes.as_slice()).unwrap_or_default();
-    for (at, number) in steps.create.iter().enumerate() {
-        let name = endpoint.name_any();
+    let mut numbers = steps.create.first().copied().unwrap_or(1)..;
+    for at in 0..steps.create.len() {
         let pod = worker::build(&Worker {
-            name: format!("{name}-{number}"),
+            name: String::new(),
             namespace: endpoint.namespace().unwrap_or_default(),
             owner: owner.clone(),
             labels: labels(endpoint, revision),
@@ -308,9 +344,27 @@ async fn apply(
             promised_node: promised.get(at).filter(|_| place.elastic).cloned(),
             template: &endpoint.spec.template,
         });
+        create(context, endpoint, pod, &mut numbers).await?;
+    }
+    Ok(())
+}
+
+/// Creates a worker under the next number whose name is not somebody else's.
+async fn create(context: &Context, endpoint: &ServerlessEndpoint, mut pod: Pod, numbers: &mut impl Iterator<Item = u32>) -> Result<(), Error> {
+    let namespace = endpoint.namespace().unwrap_or_default();
+    for number in numbers.take(NAMES_TRIED) {
+        let name = format!("{}-{number}", endpoint.name_any());
+        pod.metadata.name = Some(name.clone());
         match context.cluster.create_pod(&pod).await {
-            // The view was old: the pod is there, and the watch will show it.
-            Ok(()) | Err(write::Error::AlreadyExists) => (),
+            Ok(()) => return Ok(()),
+            Err(write::Error::AlreadyExists) => {
+                let there = context.cluster.read::<SlimPod>(&namespace, &name).await.map_err(Error::Apply)?;
+                let ours = |it: SlimPod| it.metadata.owner_references.iter().flatten().any(|it| Some(&it.uid) == endpoint.metadata.uid.as_ref());
+                // The view was old: the pod is there, and the watch will show it.
+                if there.is_some_and(ours) {
+                    return Ok(());
+                }
+            }
             Err(write::Error::Refused(message)) => {
                 context.cluster.tell(&endpoint.object_ref(&()), true, "WorkerRefused", &message).await;
                 return Err(Error::Apply(write::Error::Refused(message)));
@@ -318,24 +372,28 @@ async fn apply(
             Err(error) => return Err(Error::Apply(error)),
         }
     }
-    Ok(())
+    Err(Error::Apply(write::Error::AlreadyExists))
 }
 
-/// The endpoint is gone: its workers go by their owner reference, and their finalizers when their containers have ended.
-async fn release_orphans(context: &Context, contract: &ContractRef) -> Result<Done, Error> {
+/// Lets go of pods whose containers have ended: an endpoint's workers, also of one that is gone (they go by their owner
+/// reference), or a spot server's pod.
+pub(super) async fn release_ended(context: &Context, contract: &ContractRef) -> Result<Done, Error> {
     let kind = if contract.kind == Kind::Spot { "spot" } else { "endpoint" };
     let pods = context.caches.pods.under(&format!("{kind}/{}/{}", contract.namespace, contract.name));
     for pod in pods {
         let held = pod.metadata.finalizers.iter().flatten().any(|it| it == names::METERING);
         if held && seen(&context.caches, &pod).ended && pod.metadata.deletion_timestamp.is_some() {
-            context.cluster.remove_finalizer::<k8s_openapi::api::core::v1::Pod>(&pod.metadata, names::METERING).await.map_err(Error::Apply)?;
+            // Not from a cache: containers on a node that is there may still run.
+            let node = pod.spec.node_name.as_deref().filter(|_| node_gone(&context.caches, &pod));
+            if let Some(node) = node
+                && context.cluster.has_node(node).await.map_err(Error::Apply)?
+            {
+                continue;
+            }
+            context.cluster.remove_finalizer::<Pod>(&pod.metadata, names::METERING).await.map_err(Error::Apply)?;
         }
     }
     Ok(Done::Settled)
-}
-
-pub(super) async fn release_ended(context: &Context, contract: &ContractRef) -> Result<Done, Error> {
-    release_orphans(context, contract).await
 }
 
 // Status.

@@ -14,14 +14,14 @@ pub mod spot;
 pub mod status;
 pub mod worker;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
 use jiff::Timestamp;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::CardTypeStatus;
@@ -37,6 +37,8 @@ const GATHER: Duration = Duration::from_millis(10);
 const RESYNC: Duration = Duration::from_secs(300);
 /// Schedules and drains are looked at this often.
 const TICK: Duration = Duration::from_secs(5);
+/// A contract whose pods did not end by themselves for so long is as good as new.
+const FORGET_SETBACKS: Duration = Duration::from_secs(900);
 
 /// What all controllers share.
 pub struct Context {
@@ -54,6 +56,8 @@ pub struct Context {
     cards: IntGaugeVec,
     /// When contracts that wait or failed are looked at again.
     again: Mutex<HashMap<ContractRef, Retry>>,
+    /// Contracts whose pods end by themselves.
+    setbacks: Mutex<HashMap<ContractRef, Setback>>,
 }
 
 /// What the allocator last found.
@@ -70,6 +74,22 @@ pub struct Published {
 struct Retry {
     at: tokio::time::Instant,
     failures: u32,
+}
+
+/// Pods of a contract that ended by themselves, one after the other.
+struct Setback {
+    count: u32,
+    last: tokio::time::Instant,
+}
+
+impl Setback {
+    fn left(&self) -> Option<Duration> {
+        self.wait().checked_sub(self.last.elapsed())
+    }
+
+    fn wait(&self) -> Duration {
+        Duration::from_secs(2_u64.pow(self.count.min(9))).min(Duration::from_secs(300))
+    }
 }
 
 /// Why a pass over a contract did not come to its end; it is tried again.
@@ -91,8 +111,8 @@ pub enum Error {
 pub enum Done {
     /// Nothing more to do until something changes.
     Settled,
-    /// Look again at the next tick.
-    LookAgain,
+    /// Look again after this, whatever happens.
+    LookAgain(Duration),
 }
 
 impl Context {
@@ -102,7 +122,22 @@ impl Context {
         registry.register(Box::new(passes.clone()))?;
         let cards = IntGaugeVec::new(Opts::new("tenure_cards", "Cards of managed nodes, by card type and state; free ones are shared too"), &["card_type", "state"])?;
         registry.register(Box::new(cards.clone()))?;
-        Ok(Context { cluster, caches, now, published: watch::Sender::default(), passes, cards, again: Mutex::default() })
+        Ok(Context { cluster, caches, now, published: watch::Sender::default(), passes, cards, again: Mutex::default(), setbacks: Mutex::default() })
+    }
+
+    /// Notes that a pod of the contract ended by itself.
+    pub(in crate::controllers) fn note_setback(&self, contract: &ContractRef) {
+        let mut setbacks = self.setbacks.lock().unwrap_or_else(PoisonError::into_inner);
+        setbacks.retain(|_, it| it.last.elapsed() < FORGET_SETBACKS);
+        let setback = setbacks.entry(contract.clone()).or_insert(Setback { count: 0, last: tokio::time::Instant::now() });
+        setback.count += 1;
+        setback.last = tokio::time::Instant::now();
+    }
+
+    /// How long to wait before a pod of the contract is started again: ever longer while they end by themselves.
+    pub(in crate::controllers) fn setback(&self, contract: &ContractRef) -> Option<Duration> {
+        let setbacks = self.setbacks.lock().unwrap_or_else(PoisonError::into_inner);
+        setbacks.get(contract)?.left()
     }
 
     /// What the allocator last said of a contract; `None` before it has looked at it.
@@ -126,74 +161,104 @@ pub async fn run(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: Cancella
     tokio::join!(allocator::run(context.clone(), beat.clone(), stop.clone()), contracts(context, beat, stop));
 }
 
+/// Looks after contracts: each by itself, so that a slow one (a namespace whose admission hangs, say) delays no other.
 async fn contracts(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: CancellationToken) {
     let changes = context.caches.changes.clone();
     let mut published = context.published.subscribe();
     let mut seen = published.borrow_and_update().clone();
     let mut tick = tokio::time::interval(TICK);
     let mut last_all = tokio::time::Instant::now() - RESYNC;
+    let mut waiting: BTreeSet<ContractRef> = BTreeSet::new();
+    let mut under_way: HashSet<ContractRef> = HashSet::new();
+    let mut passes: JoinSet<ContractRef> = JoinSet::new();
+    let mut catalogue_written = true;
     loop {
         beat(Loop::Contracts);
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = changes.contracts_changed.notified() => (),
-            _ = published.changed() => (),
-            _ = tick.tick() => (),
+        let news = tokio::select! {
+            () = stop.cancelled() => break,
+            () = changes.contracts_changed.notified() => true,
+            _ = published.changed() => true,
+            _ = tick.tick() => true,
+            () = tokio::time::sleep_until(next_due(&context)) => true,
+            Some(Ok(done)) = passes.join_next(), if !passes.is_empty() => {
+                under_way.remove(&done);
+                false
+            }
+        };
+        if news {
+            tokio::time::sleep(GATHER).await;
+            let dirty = changes.take();
+            let latest = published.borrow_and_update().clone();
+            let all = dirty.all || last_all.elapsed() >= RESYNC;
+            let mut todo = dirty.contracts;
+            todo.extend(changed(&seen, &latest));
+            todo.extend(due(&context));
+            if all {
+                last_all = tokio::time::Instant::now();
+                todo.extend(everything(&context.caches));
+            }
+            waiting.extend(with_what_depends(&context.caches, todo));
+            if all || !catalogue_written || seen.cards != latest.cards || seen.conflicts != latest.conflicts {
+                catalogue_written = catalogue::report(&context).await;
+            }
+            seen = latest;
         }
-        tokio::time::sleep(GATHER).await;
-
-        let dirty = changes.take();
-        let latest = published.borrow_and_update().clone();
-        let all = dirty.all || last_all.elapsed() >= RESYNC;
-        let mut todo: BTreeSet<ContractRef> = dirty.contracts;
-        todo.extend(changed(&seen, &latest));
-        todo.extend(due(&context));
-        if all {
-            last_all = tokio::time::Instant::now();
-            todo.extend(everything(&context.caches));
+        // One pass over a contract at a time; what changes meanwhile waits for the next.
+        let ready: Vec<ContractRef> =
+            waiting.iter().filter(|it| !under_way.contains(*it)).take(CONTRACTS_AT_ONCE.saturating_sub(under_way.len())).cloned().collect();
+        for contract in ready {
+            waiting.remove(&contract);
+            under_way.insert(contract.clone());
+            let context = context.clone();
+            passes.spawn(async move {
+                pass(&context, &contract).await;
+                contract
+            });
         }
-        // What is bound to a pool or group depends on it.
-        for contract in todo.clone() {
-            let index = match contract.kind {
-                Kind::Pool => format!("pool/{}/{}", contract.namespace, contract.name),
-                Kind::Group => format!("group/{}/{}", contract.namespace, contract.name),
-                Kind::Spot | Kind::Endpoint => continue,
-            };
-            todo.extend(context.caches.endpoints.under(&index).iter().map(|it| reference(Kind::Endpoint, &**it)));
-        }
-        if all || seen.cards != latest.cards || seen.conflicts != latest.conflicts {
-            catalogue::report(&context).await;
-        }
-        seen = latest;
-        futures::stream::iter(todo).for_each_concurrent(CONTRACTS_AT_ONCE, |contract| pass(&context, contract)).await;
     }
+    while passes.join_next().await.is_some() {}
+}
+
+/// What is bound to a pool or group depends on it.
+fn with_what_depends(caches: &Caches, todo: BTreeSet<ContractRef>) -> BTreeSet<ContractRef> {
+    let mut all = todo.clone();
+    for contract in todo {
+        let index = match contract.kind {
+            Kind::Pool => format!("pool/{}/{}", contract.namespace, contract.name),
+            Kind::Group => format!("group/{}/{}", contract.namespace, contract.name),
+            Kind::Spot | Kind::Endpoint => continue,
+        };
+        all.extend(caches.endpoints.under(&index).iter().map(|it| reference(Kind::Endpoint, &**it)));
+    }
+    all
 }
 
 /// Looks at one contract and notes how it went.
-async fn pass(context: &Context, contract: ContractRef) {
+async fn pass(context: &Context, contract: &ContractRef) {
     let reconciled = async {
         match contract.kind {
-            Kind::Pool => pool::reconcile(context, &contract).await,
-            Kind::Group => group::reconcile(context, &contract).await,
-            Kind::Spot => spot::reconcile(context, &contract).await,
-            Kind::Endpoint => endpoint::reconcile(context, &contract).await,
+            Kind::Pool => pool::reconcile(context, contract).await,
+            Kind::Group => group::reconcile(context, contract).await,
+            Kind::Spot => spot::reconcile(context, contract).await,
+            Kind::Endpoint => endpoint::reconcile(context, contract).await,
         }
     };
     let result = tokio::time::timeout(Duration::from_secs(60), reconciled).await.unwrap_or(Err(Error::Slow));
+    let now = tokio::time::Instant::now();
     let mut again = context.again.lock().unwrap_or_else(PoisonError::into_inner);
     let outcome = match result {
         Ok(Done::Settled) => {
-            again.remove(&contract);
+            again.remove(contract);
             "applied"
         }
-        Ok(Done::LookAgain) => {
-            again.insert(contract.clone(), Retry { at: tokio::time::Instant::now() + TICK, failures: 0 });
+        Ok(Done::LookAgain(wait)) => {
+            again.insert(contract.clone(), Retry { at: now + wait, failures: 0 });
             "waiting"
         }
         Err(error) => {
-            let failures = again.get(&contract).map_or(0, |it| it.failures) + 1;
-            let wait = Duration::from_millis(200 * 2_u64.pow(failures.min(9))).min(Duration::from_secs(60));
-            again.insert(contract.clone(), Retry { at: tokio::time::Instant::now() + wait, failures });
+            let failures = again.get(contract).map_or(0, |it| it.failures) + 1;
+            let wait = Duration::from_millis(100 * 2_u64.pow(failures.min(10))).min(Duration::from_secs(60));
+            again.insert(contract.clone(), Retry { at: now + wait, failures });
             // A conflict is the ordinary way of learning that the view was old.
             let ordinary = matches!(error, Error::Apply(write::Error::Conflict) | Error::WriteStatus(write::Error::Conflict));
             if ordinary {
@@ -201,16 +266,10 @@ async fn pass(context: &Context, contract: ContractRef) {
             } else {
                 tracing::warn!(?contract, %error, failures, "pass failed");
             }
-            drop(again);
-            let later = context.caches.changes.clone();
-            let contract = contract.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(wait).await;
-                later.contract(contract.kind, &contract.namespace, &contract.name);
-            });
             "failed"
         }
     };
+    drop(again);
     context.passes.with_label_values(&[kind_label(contract.kind), outcome]).inc();
 }
 
@@ -223,10 +282,22 @@ fn kind_label(kind: Kind) -> &'static str {
     }
 }
 
+/// When the next contract is due that is looked at again.
+fn next_due(context: &Context) -> tokio::time::Instant {
+    let again = context.again.lock().unwrap_or_else(PoisonError::into_inner);
+    again.values().map(|it| it.at).min().unwrap_or_else(|| tokio::time::Instant::now() + RESYNC)
+}
+
+/// Contracts that are due. Until their pass has ended they are not due again.
 fn due(context: &Context) -> Vec<ContractRef> {
     let now = tokio::time::Instant::now();
-    let again = context.again.lock().unwrap_or_else(PoisonError::into_inner);
-    again.iter().filter(|(_, it)| it.failures == 0 && it.at <= now).map(|(contract, _)| contract.clone()).collect()
+    let mut again = context.again.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut found = Vec::new();
+    for (contract, retry) in again.iter_mut().filter(|(_, it)| it.at <= now) {
+        retry.at = now + RESYNC;
+        found.push(contract.clone());
+    }
+    found
 }
 
 /// Contracts of which the allocator says something new.

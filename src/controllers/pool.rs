@@ -44,6 +44,11 @@ pub(super) fn is_refused<K: kube::Resource>(object: &K) -> bool {
     refused.is_some_and(|it| Some(it) == object.meta().generation.map(|it| it.to_string()).as_ref())
 }
 
+/// The object's generation: what a claim is made from.
+pub(super) fn generation<K: kube::Resource>(object: &K) -> String {
+    object.meta().generation.unwrap_or_default().to_string()
+}
+
 /// Has the finalizer that gives its cards back? Before it has, it may not lock any.
 pub(super) fn is_guarded<K: kube::Resource>(object: &K) -> bool {
     object.meta().finalizers.iter().flatten().any(|it| it == names::CARDS)
@@ -75,9 +80,11 @@ fn bought(pool: &ResidentPool) -> Bought {
 pub(super) fn claim(caches: &Caches, pool: &ResidentPool) -> Option<Claim> {
     let bought = count(bought(pool).cards);
     let valid = validate(caches, pool);
-    let (cards, bought) = if is_leaving(pool) {
-        // Its cards go back when the last instance is gone; the instances keep theirs until then.
+    let (cards, bought) = if is_leaving(pool) && still_bound(caches, pool).is_empty() {
         (0, 0)
+    } else if is_leaving(pool) {
+        // Its cards go back when the last instance is gone; the instances keep theirs until then.
+        (bought, bought)
     } else if !is_guarded(pool) {
         return None;
     } else if valid.is_err() || is_refused(pool) {
@@ -91,6 +98,7 @@ pub(super) fn claim(caches: &Caches, pool: &ResidentPool) -> Option<Claim> {
         card_type: pool.spec.card_type.clone(),
         account: valid.unwrap_or_default(),
         created_seconds: created_seconds(pool),
+        version: generation(pool),
         demand: Demand::Resident { cards, bought },
     })
 }
@@ -120,6 +128,13 @@ pub(super) fn admitted(caches: &Caches, pool: &ResidentPool) -> (Vec<Admitted>, 
     admit(budget, &bound)
 }
 
+/// The endpoints that have instances in the pool.
+fn still_bound(caches: &Caches, pool: &ResidentPool) -> Vec<String> {
+    let endpoints = caches.endpoints.under(&format!("pool/{}/{}", pool.namespace().unwrap_or_default(), pool.name_any()));
+    let bound = endpoints.iter().filter(|it| it.spec.placement.resident_pool.as_ref().is_some_and(|it| it.instances > 0));
+    bound.map(|it| it.name_any()).collect()
+}
+
 // Status.
 
 /// A shortage in words.
@@ -147,8 +162,9 @@ fn make_status(context: &Context, pool: &ResidentPool, outcome: Option<&Outcome>
     let in_place = number(has.cards_in_place());
     let spec = &pool.spec;
     let mut bought = bought(pool);
-    if outcome.is_some() && locked > bought.cards {
-        bought.cards = locked;
+    // Cards that are on two nodes for the moment of a replacement are not bought twice.
+    if outcome.is_some() {
+        bought.cards = bought.cards.max(locked.min(spec.cards));
     }
     if bought.cards > 0 {
         bought.disk_per_card_gb = bought.disk_per_card_gb.max(spec.disk_per_card_gb);
@@ -162,7 +178,13 @@ fn make_status(context: &Context, pool: &ResidentPool, outcome: Option<&Outcome>
     let shortage = has.shortage.as_ref().map(|it| in_words(it, &spec.card_type));
     let degraded = bought.cards > 0 && in_place < bought.cards;
     let why = if is_leaving(pool) {
-        Problem::new(Reason::Deleting, "its cards go back when the last instance is gone")
+        match still_bound(&context.caches, pool).as_slice() {
+            [] => Problem::new(Reason::Deleting, "its cards go back"),
+            bound => {
+                let message = format!("waits for the endpoints that are bound to it: {}. Delete them or bring their instances to 0", bound.join(", "));
+                Problem::new(Reason::StillBound, message)
+            }
+        }
     } else if let Some(problem) = problem {
         problem.clone()
     } else if degraded {
@@ -234,9 +256,7 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
 
 async fn apply(context: &Context, pool: &ResidentPool, outcome: Option<&Outcome>, problem: Option<&Problem>) -> Result<(), Error> {
     if is_leaving(pool) {
-        let endpoints = context.caches.endpoints.under(&format!("pool/{}/{}", pool.namespace().unwrap_or_default(), pool.name_any()));
-        let still_bound = endpoints.iter().any(|it| it.spec.placement.resident_pool.as_ref().is_some_and(|it| it.instances > 0));
-        if is_guarded(pool) && !still_bound && outcome.is_some_and(|it| it.holdings.is_empty()) {
+        if is_guarded(pool) && still_bound(&context.caches, pool).is_empty() && outcome.is_some_and(|it| it.holdings.is_empty()) {
             return context.cluster.remove_finalizer::<ResidentPool>(&pool.metadata, names::CARDS).await.map_err(Error::Apply);
         }
         return Ok(());
@@ -244,10 +264,11 @@ async fn apply(context: &Context, pool: &ResidentPool, outcome: Option<&Outcome>
     if !is_guarded(pool) {
         return context.cluster.add_finalizer::<ResidentPool>(&pool.metadata, names::CARDS).await.map_err(Error::Apply);
     }
-    let short = outcome.is_some_and(|it| it.shortage.is_some() && count(pool.spec.cards) > it.cards());
+    // Only an answer to this very spec refuses it.
+    let short = outcome.is_some_and(|it| it.version == generation(pool) && it.shortage.is_some() && count(pool.spec.cards) > it.cards());
     let buys = pool.spec.cards > bought(pool).cards;
     if short && buys && problem.is_none() && pool.spec.on_shortage == OnShortage::Fail && !is_refused(pool) {
-        let generation = pool.metadata.generation.unwrap_or_default().to_string();
+        let generation = generation(pool);
         return context.cluster.annotate::<ResidentPool>(&pool.metadata, names::REFUSED, Some(&generation)).await.map_err(Error::Apply);
     }
     Ok(())

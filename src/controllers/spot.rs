@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -10,7 +11,7 @@ use rust_decimal::Decimal;
 use serde_json::json;
 
 use super::facts::{self, Problem};
-use super::pool::{count, created_seconds, in_words, is_guarded, is_leaving, key};
+use super::pool::{count, created_seconds, generation, in_words, is_guarded, is_leaving, key};
 use super::worker::{self, Worker};
 use super::{Context, Done, Error, endpoint, status};
 use crate::api::condition::{Conditions, Reason, Type};
@@ -21,7 +22,7 @@ use crate::cluster::read::{Caches, ContractRef, Kind};
 use crate::cluster::slim::SlimPod;
 use crate::cluster::write;
 use crate::domain::allocate::Outcome;
-use crate::domain::book::Share;
+use crate::domain::book::{Key, Share};
 use crate::domain::fleet::{Claim, Demand};
 use crate::domain::units::{Size, parse_milli, parse_whole};
 
@@ -78,24 +79,24 @@ fn validate(caches: &Caches, server: &SpotServer) -> Result<Input, Problem> {
 
 /// What the server asks of the allocator.
 pub(super) fn claim(caches: &Caches, server: &SpotServer) -> Option<Claim> {
-    let input = validate(caches, server).ok();
     if !is_guarded(server) {
         return None;
     }
+    let it = validate(caches, server).ok()?;
     let leaving = is_leaving(server);
-    let (card_type, account, cards, bid, may_start) = match &input {
-        Some(it) => (it.card_type.name_any(), it.account.clone(), it.cards, it.bid, it.bid >= it.price && !leaving),
-        // What it has it keeps, while what it names is away.
-        None => (card_type_of(caches, server)?, String::new(), u32::MAX, Decimal::ZERO, false),
-    };
-    let cards = if leaving { 0 } else { cards };
-    Some(Claim { key: key(server), card_type, account, created_seconds: created_seconds(server), demand: Demand::Spot { cards, bid, may_start } })
+    Some(Claim {
+        key: key(server),
+        card_type: it.card_type.name_any(),
+        account: it.account,
+        created_seconds: created_seconds(server),
+        version: generation(server),
+        demand: Demand::Spot { cards: if leaving { 0 } else { it.cards }, bid: it.bid, may_start: it.bid >= it.price && !leaving },
+    })
 }
 
-/// The card type of the node that has the server's cards, when the tariff can't tell any more.
-fn card_type_of(caches: &Caches, server: &SpotServer) -> Option<String> {
-    let resource = Share::Spot(key(server)).resource();
-    caches.nodes.all().iter().find(|it| it.status.capacity.contains_key(&resource))?.labels().get(names::CARD_TYPE).cloned()
+/// A server keeps what it has while something that it names is away.
+pub(super) fn frozen(caches: &Caches, server: &SpotServer) -> Option<Key> {
+    (!is_leaving(server) && validate(caches, server).is_err()).then(|| key(server))
 }
 
 // The driver.
@@ -112,7 +113,7 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     let pod = pods.iter().find(|it| it.metadata.owner_references.iter().flatten().any(|it| Some(&it.uid) == server.metadata.uid.as_ref()));
     endpoint::release_ended(context, contract).await?;
 
-    let applied = apply(context, &server, input.as_ref().ok(), outcome.as_ref(), pod.map(|it| &**it)).await;
+    let applied = apply(context, contract, &server, input.as_ref().ok(), outcome.as_ref(), pod.map(|it| &**it)).await;
 
     let new = make_status(context, &server, &input, outcome.as_ref(), pod.map(|it| &**it));
     let ready = new.conditions.iter().find(|it| it.type_ == "Ready").cloned();
@@ -120,10 +121,19 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     status::tell(context, &*server, server.status.as_ref().map(|it| it.conditions.as_slice()), ready.as_ref()).await;
     applied?;
     written?;
-    Ok(Done::Settled)
+    // The phase changes when the protected time ends.
+    let protected = new.protected_until.as_ref().map(|it| it.0.duration_since((context.now)())).and_then(|it| Duration::try_from(it).ok());
+    Ok(protected.into_iter().chain(context.setback(contract)).min().map_or(Done::Settled, Done::LookAgain))
 }
 
-async fn apply(context: &Context, server: &SpotServer, input: Option<&Input>, outcome: Option<&Outcome>, pod: Option<&SlimPod>) -> Result<(), Error> {
+async fn apply(
+    context: &Context,
+    contract: &ContractRef,
+    server: &SpotServer,
+    input: Option<&Input>,
+    outcome: Option<&Outcome>,
+    pod: Option<&SlimPod>,
+) -> Result<(), Error> {
     if is_leaving(server) {
         if let Some(pod) = pod {
             if pod.metadata.deletion_timestamp.is_none() {
@@ -145,8 +155,12 @@ async fn apply(context: &Context, server: &SpotServer, input: Option<&Input>, ou
     }
     match pod {
         // Its containers ended for good (the kubelet refused it, the node went): it is started again.
-        Some(pod) if pod.is_over() && pod.metadata.deletion_timestamp.is_none() => context.cluster.delete_pod(pod).await.map_err(Error::Apply),
+        Some(pod) if pod.is_over() && pod.metadata.deletion_timestamp.is_none() => {
+            context.note_setback(contract);
+            context.cluster.delete_pod(pod).await.map_err(Error::Apply)
+        }
         Some(_) => Ok(()),
+        None if context.setback(contract).is_some() => Ok(()),
         None => {
             let claim: PersistentVolumeClaim = serde_json::from_value(json!({
                 "metadata": {"name": disk_name(server), "namespace": server.namespace(), "ownerReferences": [owner], "labels": {names::SPOT_SERVER: server.name_any()}},
@@ -158,8 +172,21 @@ async fn apply(context: &Context, server: &SpotServer, input: Option<&Input>, ou
             }))
             .map_err(|it| Error::Apply(write::Error::Refused(it.to_string())))?;
             context.cluster.create_claim(&claim).await.map_err(Error::Apply)?;
+            let there = context.cluster.read::<PersistentVolumeClaim>(&contract.namespace, &disk_name(server)).await.map_err(Error::Apply)?;
+            let ours = |it: &PersistentVolumeClaim| it.metadata.owner_references == Some(vec![owner.clone()]) && it.metadata.deletion_timestamp.is_none();
+            if !there.as_ref().is_some_and(ours) {
+                // The disk of a server of this name that was there before is on its way out, or it is somebody else's.
+                let message = format!("the disk {} is there and belongs to another owner", disk_name(server));
+                context.cluster.tell(&server.object_ref(&()), true, "DiskTaken", &message).await;
+                return Err(Error::Apply(write::Error::AlreadyExists));
+            }
             match context.cluster.create_pod(&build(server, input, owner)).await {
-                Ok(()) | Err(write::Error::AlreadyExists) => Ok(()),
+                Ok(()) => Ok(()),
+                Err(write::Error::AlreadyExists) => {
+                    let message = format!("a pod {} is there and is not this server's, or not yet seen", server.name_any());
+                    tracing::debug!(message);
+                    Err(Error::Apply(write::Error::AlreadyExists))
+                }
                 Err(write::Error::Refused(message)) => {
                     context.cluster.tell(&server.object_ref(&()), true, "WorkerRefused", &message).await;
                     Err(Error::Apply(write::Error::Refused(message)))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodTemplateSpec, ResourceRequirements, Toleration};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodTemplateSpec, ResourceRequirements, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::json;
@@ -41,10 +41,10 @@ pub struct Worker<'a> {
     pub template: &'a PodTemplateSpec,
 }
 
-/// The revision of a template: 8 hex digits of its contents.
-pub fn revision(template: &PodTemplateSpec) -> String {
+/// The revision of a worker: 8 hex digits of its template, and of the cards and disk that it gets.
+pub fn revision(template: &PodTemplateSpec, share: &Share, cards: u32, disk_bytes: Option<i64>) -> String {
     // FNV-1a: the same on every machine and in every version, which std's hasher does not promise.
-    let text = serde_json::to_vec(template).unwrap_or_default();
+    let text = serde_json::to_vec(&(template, share.resource(), cards, disk_bytes)).unwrap_or_default();
     let hash = text.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     format!("{:08x}", (hash >> 32) ^ (hash & 0xffff_ffff))
 }
@@ -72,22 +72,46 @@ pub fn validate(template: &PodTemplateSpec, card_resource: &str, size: &Size) ->
             return invalid(format!("container {} asks for {name}: the contract adds its cards itself, leave it out", container.name));
         }
     }
-    for container in &spec.containers {
-        let most = asked(container, |it| it.limits.as_ref()).map_err(|it| Problem::new(Reason::Invalid, it))?;
-        let least = asked(container, |it| it.requests.as_ref()).map_err(|it| Problem::new(Reason::Invalid, it))?;
-        used = used.plus(&Size {
-            cpu_milli: most.cpu_milli.max(least.cpu_milli),
-            memory_bytes: most.memory_bytes.max(least.memory_bytes),
-            disk_bytes: most.disk_bytes.max(least.disk_bytes),
-        });
+    let sidecars = spec.init_containers.iter().flatten().filter(|it| is_sidecar(it));
+    for (at, container) in spec.containers.iter().chain(sidecars).enumerate() {
+        let limits = container.resources.as_ref().and_then(|it| it.limits.as_ref());
+        if at > 0 && ["cpu", "memory"].iter().any(|it| limits.is_none_or(|limits| !limits.contains_key(*it))) {
+            let message = format!("container {} needs limits of cpu and memory: the first container gets all that the others leave", container.name);
+            return invalid(message);
+        }
+        used = used.plus(&most(container)?);
     }
-    if used.cpu_milli > size.cpu_milli || used.memory_bytes > size.memory_bytes || used.disk_bytes > size.disk_bytes {
+    let too_much = |it: &Size| it.cpu_milli > size.cpu_milli || it.memory_bytes > size.memory_bytes || it.disk_bytes > size.disk_bytes;
+    for before in spec.init_containers.iter().flatten() {
+        // One that runs before the others may have all of it.
+        let alone = most(before)?;
+        if too_much(&alone) && !too_much(&used) {
+            used = alone;
+        }
+    }
+    if too_much(&used) {
         return invalid(format!(
             "the template asks for {}m CPU, {} bytes of memory and {} of disk; its cards come with {}m, {} and {} at most",
             used.cpu_milli, used.memory_bytes, used.disk_bytes, size.cpu_milli, size.memory_bytes, size.disk_bytes
         ));
     }
     Ok(())
+}
+
+/// Does it run beside the containers?
+fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+/// What a container may use: the larger of limit and request.
+fn most(container: &Container) -> Result<Size, Problem> {
+    let limits = asked(container, |it| it.limits.as_ref()).map_err(|it| Problem::new(Reason::Invalid, it))?;
+    let requests = asked(container, |it| it.requests.as_ref()).map_err(|it| Problem::new(Reason::Invalid, it))?;
+    Ok(Size {
+        cpu_milli: limits.cpu_milli.max(requests.cpu_milli),
+        memory_bytes: limits.memory_bytes.max(requests.memory_bytes),
+        disk_bytes: limits.disk_bytes.max(requests.disk_bytes),
+    })
 }
 
 type Amounts = BTreeMap<String, Quantity>;
@@ -117,7 +141,7 @@ pub fn build(worker: &Worker) -> Pod {
         ..Toleration::default()
     });
     spec.node_selector.get_or_insert_default().extend(worker.node_selector.clone());
-    give_cards(&mut spec.containers, worker);
+    give_cards(&mut spec, worker);
     if let Some(node) = &worker.promised_node {
         let term = json!({"weight": 100, "preference": {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}});
         if let Ok(term) = serde_json::from_value(term) {
@@ -141,18 +165,29 @@ pub fn build(worker: &Worker) -> Pod {
 }
 
 /// The first container gets the cards, and what of the machine goes with them as far as the template does not say.
-fn give_cards(containers: &mut [Container], worker: &Worker) {
+fn give_cards(spec: &mut PodSpec, worker: &Worker) {
     let disk_bytes = worker.disk_bytes.unwrap_or(worker.size.disk_bytes);
-    let mut left = Size { disk_bytes, ..worker.size };
-    for other in containers.iter().skip(1) {
-        left = left.less(&asked(other, |it| it.limits.as_ref().or(it.requests.as_ref())).unwrap_or_default());
+    let all = Size { disk_bytes, ..worker.size };
+    let mut left = all;
+    let sidecars = spec.init_containers.iter().flatten().filter(|it| is_sidecar(it));
+    for other in spec.containers.iter().skip(1).chain(sidecars) {
+        left = left.less(&most(other).unwrap_or_default());
     }
-    let Some(first) = containers.first_mut() else { return };
+    for before in spec.init_containers.iter_mut().flatten().filter(|it| !is_sidecar(it)) {
+        limit(before, &all);
+    }
+    let Some(first) = spec.containers.first_mut() else { return };
     let resources = first.resources.get_or_insert_default();
     let limits = resources.limits.get_or_insert_default();
     for (name, cards) in [(worker.card_resource.to_owned(), worker.cards), (worker.share.resource(), worker.cards)] {
         limits.insert(name, Quantity(cards.to_string()));
     }
+    limit(first, &left);
+}
+
+/// Limits that a container does not state.
+fn limit(container: &mut Container, left: &Size) {
+    let limits = container.resources.get_or_insert_default().limits.get_or_insert_default();
     for (name, amount) in [
         ("cpu", format!("{}m", left.cpu_milli)),
         ("memory", left.memory_bytes.to_string()),
@@ -194,6 +229,18 @@ mod tests {
     }
 
     #[test]
+    fn what_runs_beside_the_first_container_is_limited() {
+        let check = |spec: serde_json::Value| validate(&template(json!({"spec": spec})), "nvidia.com/gpu", &SIZE).map_err(|it| it.message);
+        let limits = json!({"limits": {"cpu": "500m", "memory": "4"}});
+        assert!(check(json!({"containers": [{"name": "m"}, {"name": "s"}]})).unwrap_err().contains("container s needs limits"));
+        assert_eq!(check(json!({"containers": [{"name": "m"}, {"name": "s", "resources": limits}]})), Ok(()));
+        let sidecar = json!({"name": "s", "restartPolicy": "Always"});
+        assert!(check(json!({"containers": [{"name": "m"}], "initContainers": [sidecar]})).unwrap_err().contains("container s needs limits"));
+        let first = json!({"name": "i", "resources": {"limits": {"memory": "65"}}});
+        assert!(check(json!({"containers": [{"name": "m"}], "initContainers": [first]})).unwrap_err().contains("65 bytes of memory"));
+    }
+
+    #[test]
     fn the_first_container_gets_cards_and_the_rest_of_the_machine() {
         let template = template(json!({"spec": {"containers": [
             {"name": "main"},
@@ -223,7 +270,10 @@ mod tests {
     fn a_revision_is_a_function_of_the_template() {
         let a = template(json!({"spec": {"containers": [{"name": "m", "image": "a"}]}}));
         let b = template(json!({"spec": {"containers": [{"name": "m", "image": "b"}]}}));
-        assert_eq!(revision(&a), revision(&a.clone()));
-        assert_ne!(revision(&a), revision(&b));
+        let of = |template: &PodTemplateSpec| revision(template, &Share::Shared, 1, None);
+        assert_eq!(of(&a), of(&a.clone()));
+        assert_ne!(of(&a), of(&b));
+        assert_ne!(of(&a), revision(&a, &Share::Shared, 2, None));
+        assert_ne!(of(&a), revision(&a, &Share::Resident(crate::domain::book::Key::new("p", "1")), 1, None));
     }
 }

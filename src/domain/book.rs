@@ -19,6 +19,11 @@ impl Key {
         Key(format!("{short}-{}", hex.to_ascii_lowercase()))
     }
 
+    /// A key as it was printed.
+    pub fn parse(text: &str) -> Key {
+        Key(text.to_owned())
+    }
+
     /// The key as it stands in a resource name.
     pub fn as_str(&self) -> &str {
         &self.0

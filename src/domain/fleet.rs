@@ -1,6 +1,6 @@
 //! The snapshot that the allocator decides on: nodes with their cards, and what the contracts claim. A value, built elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rust_decimal::Decimal;
 
@@ -16,6 +16,9 @@ pub struct Snapshot {
     pub nodes: Vec<Node>,
     /// What the contracts want. Their order does not matter.
     pub claims: Vec<Claim>,
+    /// Contracts of which nobody can tell what they want now (the object can't be read, what it names is away): they keep
+    /// what they have.
+    pub frozen: BTreeSet<Key>,
     /// Most cards of a type that an account may hold at once: (account, card type) → cards. Absent: no limit.
     pub quotas: BTreeMap<(String, String), u32>,
 }
@@ -45,7 +48,9 @@ pub struct Node {
     pub in_use: InUse,
     /// Pods on it (with or without cards) of the group that it is given to.
     pub group_pods: u32,
-    /// May new work be placed here: Ready and not cordoned.
+    /// Does its kubelet say that it is Ready?
+    pub ready: bool,
+    /// May new work be placed here: Ready, not cordoned, not on its way out.
     pub open: bool,
 }
 
@@ -69,6 +74,8 @@ pub struct Claim {
     pub account: String,
     /// When the contract was created, seconds since 1970: the older is served first, ties by key.
     pub created_seconds: i64,
+    /// What this claim was made from, e.g. the object's generation. It comes back in the outcome.
+    pub version: String,
     /// What it wants.
     pub demand: Demand,
 }

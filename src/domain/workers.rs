@@ -30,6 +30,8 @@ pub struct Wanted {
     pub surge: u32,
     /// How many more workers there are cards for.
     pub room: u32,
+    /// The number of the next worker: above that of every pod that is seen.
+    pub next: u32,
 }
 
 /// What to do.
@@ -69,6 +71,16 @@ pub fn count(workers: &[Worker]) -> Count {
     count
 }
 
+/// What can be done while nobody can tell what is wanted: running workers serve on, ended ones are let go.
+pub fn keep(workers: &[Worker]) -> Steps {
+    let mut steps = Steps::default();
+    for worker in workers.iter().filter(|it| it.ended) {
+        let list = if worker.leaving { &mut steps.release } else { &mut steps.delete };
+        list.push(worker.name.clone());
+    }
+    steps
+}
+
 /// Decides. New numbers follow the highest that is seen, so a stale view collides with the real pod's name instead of
 /// doubling it.
 ///
@@ -76,16 +88,8 @@ pub fn count(workers: &[Worker]) -> Count {
 /// A new revision takes over one worker at a time (`surge` of them ahead, when it is not zero), and only while every
 /// worker of the new revision is ready.
 pub fn plan(wanted: &Wanted, workers: &[Worker]) -> Steps {
-    let mut steps = Steps::default();
-    let mut live: Vec<&Worker> = Vec::new();
-    for worker in workers {
-        match (worker.leaving, worker.ended) {
-            (true, true) => steps.release.push(worker.name.clone()),
-            (true, false) => (),
-            (false, true) => steps.delete.push(worker.name.clone()),
-            (false, false) => live.push(worker),
-        }
-    }
+    let mut steps = keep(workers);
+    let mut live: Vec<&Worker> = workers.iter().filter(|it| !it.leaving && !it.ended).collect();
     // The first to leave comes first.
     live.sort_by_key(|it| (it.revision == wanted.revision, it.ready, -it.created_seconds, std::cmp::Reverse(it.number)));
 
@@ -97,8 +101,7 @@ pub fn plan(wanted: &Wanted, workers: &[Worker]) -> Steps {
 
     let most = wanted.count + surge;
     let missing = wanted.count.saturating_sub(new).min(most.saturating_sub(new + old));
-    let first = workers.iter().map(|it| it.number + 1).max().unwrap_or(1);
-    steps.create = (first..).take(usize::try_from(missing.min(wanted.room)).unwrap_or(0)).collect();
+    steps.create = (wanted.next..).take(usize::try_from(missing.min(wanted.room)).unwrap_or(0)).collect();
 
     let mut surplus = (new + old).saturating_sub(most);
     if surplus == 0 && missing == 0 && old > 0 && new == new_ready {
@@ -131,12 +134,14 @@ mod tests {
     }
 
     fn wanted(count: u32, surge: u32) -> Wanted {
-        Wanted { count, revision: "new".to_owned(), surge, room: 99 }
+        Wanted { count, revision: "new".to_owned(), surge, room: 99, next: 1 }
     }
 
     #[track_caller]
     fn check(states: &str, count: u32, surge: u32, create: &[u32], delete: &[&str], release: &[&str]) {
-        let steps = plan(&wanted(count, surge), &workers(states));
+        let workers = workers(states);
+        let next = u32::try_from(workers.len()).unwrap() + 1;
+        let steps = plan(&Wanted { next, ..wanted(count, surge) }, &workers);
         assert_eq!(steps.create, create, "created");
         assert_eq!(steps.delete, delete, "deleted");
         assert_eq!(steps.release, release, "released");
@@ -168,6 +173,12 @@ mod tests {
     }
 
     #[test]
+    fn running_workers_serve_on_while_nobody_knows_what_is_wanted() {
+        let steps = keep(&workers("rsodDe"));
+        assert_eq!((steps.create.len(), steps.delete, steps.release), (0, vec!["w-6".to_owned()], vec!["w-5".to_owned()]));
+    }
+
+    #[test]
     fn a_new_revision_takes_over_one_at_a_time() {
         check("oo", 2, 0, &[], &["w-2"], &[]);
         check("od", 2, 0, &[3], &[], &[]);
@@ -183,9 +194,10 @@ mod tests {
         /// Whatever the workers do, there are never more than wanted (and the surge), and in the end just the wanted ones.
         #[test]
         fn every_start_ends_in_what_is_wanted(states in "[rsodDe]{0,6}", count in 0..5_u32, surge in 0..3_u32) {
-            let wanted = wanted(count, surge);
+            let mut wanted = wanted(count, surge);
             let mut world = workers(&states);
             for _ in 0..60 {
+                wanted.next = wanted.next.max(world.iter().map(|it| it.number + 1).max().unwrap_or(1));
                 let steps = plan(&wanted, &world);
                 let live_before = world.iter().filter(|it| !it.leaving && !it.ended).count();
                 world.retain(|it| !steps.release.contains(&it.name));

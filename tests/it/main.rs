@@ -1,4 +1,9 @@
 //! The integration tests: one binary.
 mod manifests;
+mod operator;
+mod policies;
+mod real_nodes;
+mod stories;
 mod support;
 mod tidy;
+mod world;

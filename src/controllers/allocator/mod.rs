@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use kube::ResourceExt;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, Loop, Published};
@@ -31,39 +32,63 @@ const GATHER: Duration = Duration::from_millis(20);
 /// It looks at everything again after this, whatever happened.
 const RESYNC: Duration = Duration::from_secs(10);
 
+/// A node's name, and how a write to it ended.
+type Written = (String, Result<SlimNode, write::Error>);
+
 /// Our own last write of each node, until the watch shows it.
 type Newest = HashMap<String, SlimNode>;
+
+/// Nodes that could not be written to, and when they are tried again: ever later, and without holding up the others.
+#[derive(Default)]
+struct Trouble(HashMap<String, (Instant, u32)>);
+
+impl Trouble {
+    fn has(&self, node: &str) -> bool {
+        self.0.get(node).is_some_and(|(until, _)| *until > Instant::now())
+    }
+
+    fn add(&mut self, node: &str) {
+        let failures = self.0.get(node).map_or(0, |(_, failures)| *failures) + 1;
+        let wait = Duration::from_millis(100 * 2_u64.pow(failures.min(9))).min(Duration::from_secs(30));
+        self.0.insert(node.to_owned(), (Instant::now() + wait, failures));
+    }
+
+    fn next(&self) -> Instant {
+        let resync = Instant::now() + RESYNC;
+        self.0.values().map(|(until, _)| *until).filter(|it| *it > Instant::now()).min().map_or(resync, |it| it.min(resync))
+    }
+}
 
 /// Runs until told to stop; a pass under way is finished first.
 pub async fn run(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: CancellationToken) {
     let mut newest = Newest::new();
-    let mut failed = false;
+    let mut trouble = Trouble::default();
     loop {
         beat(Loop::Allocator);
-        let wait = if failed { Duration::from_millis(500) } else { RESYNC };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = context.caches.changes.cards_changed.notified(), if !failed => (),
-            () = tokio::time::sleep(wait) => (),
+            () = context.caches.changes.cards_changed.notified() => (),
+            () = tokio::time::sleep_until(trouble.next()) => (),
         }
         tokio::time::sleep(GATHER).await;
-        failed = !pass(&context, &mut newest).await;
+        pass(&context, &mut newest, &mut trouble).await;
     }
 }
 
-/// One pass; false when a write failed and it should be tried again.
-async fn pass(context: &Context, newest: &mut Newest) -> bool {
+/// One pass.
+async fn pass(context: &Context, newest: &mut Newest, trouble: &mut Trouble) {
     let nodes = newest_nodes(context, newest);
     let matched = nodes::matched(&context.caches, &nodes);
 
     // Labels and taints first: a node whose taint is not there yet can still get foreign pods.
-    let changes = nodes::changes(&context.caches, &nodes, &matched);
-    let adopted: Vec<Result<SlimNode, write::Error>> = futures::stream::iter(changes)
-        .map(|(node, change)| async move { nodes::write(&context.cluster, &node, &change).await })
+    let mut changes = nodes::changes(&context.caches, &nodes, &matched);
+    changes.retain(|(node, _)| !trouble.has(&node.name_any()));
+    let adopted: Vec<Written> = futures::stream::iter(changes)
+        .map(|(node, change)| async move { (node.name_any(), nodes::write(&context.cluster, &node, &change).await) })
         .buffer_unordered(NODES_AT_ONCE)
         .collect()
         .await;
-    let mut well = note(adopted, newest);
+    note(adopted, newest, trouble);
 
     let nodes = newest_nodes(context, newest);
     let taken = snapshot::take(&context.caches, &nodes, (context.now)());
@@ -82,19 +107,22 @@ async fn pass(context: &Context, newest: &mut Newest) -> bool {
     });
 
     let by_name: HashMap<String, Arc<SlimNode>> = nodes.into_iter().map(|it| (it.name_any(), it)).collect();
-    let moved: Vec<Result<SlimNode, write::Error>> = futures::stream::iter(&planned.moves)
+    let moved: Vec<Written> = futures::stream::iter(planned.moves.iter().filter(|it| !trouble.has(&it.node)))
         .filter_map(|step| {
             let node = by_name.get(&step.node).cloned();
             let resource = node.as_ref().and_then(|it| snapshot::card_resource(it));
             let owner = step.given.as_ref().and_then(|it| taken.contract(&it.group)).map(|it| (it.namespace.clone(), it.name.clone()));
             async move { Some((step, node?, resource?, owner)) }
         })
-        .map(|(step, node, resource, owner)| async move { moves::execute(&context.cluster, &node, &resource, step, owner).await })
+        .map(|(step, node, resource, owner)| async move {
+            (step.node.clone(), moves::execute(&context.cluster, &node, &resource, step, owner).await)
+        })
         .buffer_unordered(NODES_AT_ONCE)
         .collect()
         .await;
-    let any = !moved.is_empty();
-    well &= note(moved, newest);
+    let version = |it: &SlimNode| it.metadata.resource_version.clone();
+    let any = moved.iter().any(|(name, it)| it.as_ref().is_ok_and(|it| by_name.get(name).is_none_or(|before| version(before) != version(it))));
+    note(moved, newest, trouble);
     if any {
         // What was moved is news for the contracts, and may be the room that another one waits for.
         context.caches.changes.cards_changed.notify_one();
@@ -102,7 +130,6 @@ async fn pass(context: &Context, newest: &mut Newest) -> bool {
     for excess in &planned.excess {
         free_excess(context, excess).await;
     }
-    well
 }
 
 /// The nodes as the watch shows them, or as we wrote them when that is newer.
@@ -125,23 +152,23 @@ fn newest_nodes(context: &Context, newest: &mut Newest) -> Vec<Arc<SlimNode>> {
     nodes
 }
 
-/// Keeps what was written. False when something failed that will not show as a change by itself.
-fn note(results: Vec<Result<SlimNode, write::Error>>, newest: &mut Newest) -> bool {
-    let mut well = true;
-    for result in results {
+/// Keeps what was written, and remembers what was not.
+fn note(results: Vec<Written>, newest: &mut Newest, trouble: &mut Trouble) {
+    for (name, result) in results {
         match result {
             Ok(node) => {
-                newest.insert(node.name_any(), node);
+                trouble.0.remove(&name);
+                newest.insert(name, node);
             }
-            // The newer version, or the deletion, is on its way through the watch.
-            Err(write::Error::Conflict | write::Error::NotFound) => well = false,
             Err(error) => {
-                tracing::warn!(%error, "a node was not written");
-                well = false;
+                // After a conflict the newer version is on its way through the watch.
+                if !matches!(error, write::Error::Conflict | write::Error::NotFound) {
+                    tracing::warn!(%error, node = name, "a node was not written");
+                }
+                trouble.add(&name);
             }
         }
     }
-    well
 }
 
 /// A pod was bound while its share shrank: the youngest workers make room. They have just begun, and are started again.

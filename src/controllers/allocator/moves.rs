@@ -11,6 +11,7 @@ use crate::cluster::slim::{SlimNode, SlimPod};
 use crate::cluster::write::{Error, NodeChange};
 use crate::domain::allocate::Move;
 use crate::domain::book::{Share, Shares, settle, shrink};
+use crate::domain::fleet::Given;
 
 /// Moves the shares of a node. May stop half-way and be planned again from what is then there.
 ///
@@ -45,13 +46,18 @@ pub(super) async fn execute(
     if released && group_pods > 0 {
         // A pod of the group came in at the last moment: the machine stays the group's until it is empty.
         let mut change = NodeChange::default();
-        label(&mut change, snapshot::group_of(node).zip(was_given.map(|it| it.machine)));
+        label(&mut change, snapshot::group_of(node).zip(was_given));
         return write(cluster, &written, &shrunk, &before, change, Some(&pods)).await;
     }
 
     // 3. Takers get what is unused. New physical cards come in through `held` too.
+    let count = |node: &SlimNode, of: fn(&SlimNode) -> &BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
+        of(node).get(resource).map_or(0, |it| snapshot::whole(&it.0))
+    };
+    let healthy = count(&written, |it| &it.status.capacity).min(count(&written, |it| &it.status.allocatable));
+    // Never beyond the healthy cards: while some are faulty a book may be larger, and the API server would refuse all of it.
     let mut start = shrunk.clone();
-    start.add(&Share::Held, step.target.sum().saturating_sub(start.sum()));
+    start.add(&Share::Held, step.target.sum().min(healthy).saturating_sub(start.sum()));
     let mut target = step.target.clone();
     let mut given = step.given.clone();
     if step.given.is_some() && step.given != snapshot::given(node) && in_use.sum() > 0 {
@@ -59,24 +65,22 @@ pub(super) async fn execute(
         target = target.iter().filter(|(it, _)| !matches!(it, Share::Dedicated(_))).map(|(it, cards)| (it.clone(), cards)).collect();
         given = None;
     }
-    let count = |node: &SlimNode, of: fn(&SlimNode) -> &BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
-        of(node).get(resource).map_or(0, |it| snapshot::whole(&it.0))
-    };
-    let healthy = count(&written, |it| &it.status.capacity).min(count(&written, |it| &it.status.allocatable));
     let settled = settle(&start, &target, &in_use, healthy);
     let mut change = NodeChange::default();
     if let (Some(given), true) = (&given, step.given != snapshot::given(node)) {
-        label(&mut change, owner.map(|it| (it, given.machine.clone())));
+        label(&mut change, owner.map(|it| (it, given.clone())));
     }
     write(cluster, &written, &shrunk, &settled, change, Some(&pods)).await
 }
 
-fn label(change: &mut NodeChange, machine: Option<((String, String), String)>) {
-    let (group, namespace, machine) = match machine {
-        Some(((namespace, group), machine)) => (Some(group), Some(namespace), Some(machine)),
-        None => (None, None, None),
+/// Marks a node as a machine of a group (its namespace and name), or as none.
+pub(super) fn label(change: &mut NodeChange, machine: Option<((String, String), Given)>) {
+    let (group, namespace, machine, key) = match machine {
+        Some(((namespace, group), given)) => (Some(group), Some(namespace), Some(given.machine), Some(given.group.to_string())),
+        None => (None, None, None, None),
     };
     change.labels.extend([(names::GROUP, group), (names::GROUP_NAMESPACE, namespace), (names::MACHINE, machine)]);
+    change.annotations.insert(names::GROUP_KEY, key);
 }
 
 /// One guarded patch: shares, book and labels together.

@@ -52,12 +52,13 @@ pub(super) fn changes(caches: &Caches, nodes: &[Arc<SlimNode>], matched: &Matche
 
 fn change(caches: &Caches, node: &Arc<SlimNode>, matched: &Matched) -> Option<NodeChange> {
     let name = node.name_any();
-    let now = node.labels().get(names::CARD_TYPE);
+    let labels = node.labels();
+    let now = labels.get(names::CARD_TYPE);
     let fits = matched.types.get(&name);
     let mut change = NodeChange::default();
     match (now, fits) {
         (None, None) => return None,
-        (Some(now), Some(fits)) if *now == fits.name_any() => (),
+        (Some(now), Some(fits)) if *now == fits.name_any() && has_resource(node, fits) => (),
         (None, Some(fits)) => {
             change.labels.insert(names::CARD_TYPE, Some(fits.name_any()));
             change.labels.insert(names::CARD_RESOURCE, Some(names::resource_as_label(&fits.spec.resource_name)));
@@ -65,13 +66,18 @@ fn change(caches: &Caches, node: &Arc<SlimNode>, matched: &Matched) -> Option<No
         // It has another type than it is labelled with, or none any more.
         (Some(_), _) if snapshot::has_contracts(node) || in_use(caches, node) => return None,
         (Some(_), _) => {
-            for label in [names::CARD_TYPE, names::CARD_RESOURCE, names::GROUP, names::GROUP_NAMESPACE, names::MACHINE] {
+            for label in [names::CARD_TYPE, names::CARD_RESOURCE] {
                 change.labels.insert(label, None);
             }
+            super::moves::label(&mut change, None);
             change.annotations.insert(names::BOOK, None);
             change.taints = Some(node.spec.taints.iter().filter(|it| it.key != names::TAINT).cloned().collect());
             return Some(change);
         }
+    }
+    // Half of a group's marks are none: pods of that group must not find this node.
+    if snapshot::given(node).is_none() && [names::GROUP, names::GROUP_NAMESPACE, names::MACHINE].iter().any(|it| labels.contains_key(*it)) {
+        super::moves::label(&mut change, None);
     }
     let wanted = taints(caches, node);
     if wanted != node.spec.taints {
@@ -98,6 +104,10 @@ fn taints(caches: &Caches, node: &SlimNode) -> Vec<Taint> {
     taints
 }
 
+fn has_resource(node: &SlimNode, card_type: &CardType) -> bool {
+    snapshot::card_resource(node).as_ref() == Some(&card_type.spec.resource_name)
+}
+
 fn in_use(caches: &Caches, node: &SlimNode) -> bool {
     let shares: Vec<String> = super::shares_of(node).iter().map(|(share, _)| share.resource()).collect();
     let pods = caches.pods.under(&format!("node/{}", node.name_any()));
@@ -110,7 +120,19 @@ pub(super) async fn write(cluster: &Cluster, node: &SlimNode, change: &NodeChang
     let version = node.metadata.resource_version.clone().unwrap_or_default();
     let given_up = change.labels.get(names::CARD_TYPE).is_some_and(Option::is_none);
     if !given_up {
-        return cluster.write_node(&name, &version, change).await;
+        let mut change = change.clone();
+        let throws = |it: &[Taint]| it.iter().any(|it| it.key == names::TAINT && it.effect == "NoExecute");
+        if let Some(taints) = &mut change.taints
+            && throws(taints)
+            && !throws(&node.spec.taints)
+        {
+            // Not from a cache: a pod that was bound a moment ago would be thrown out.
+            let pods = cluster.pods_on(&name).await.map_err(Error::from)?;
+            if pods.iter().any(|it| !it.tolerates(names::TAINT, "NoExecute") && !it.is_over()) {
+                taints.retain(|it| it.key != names::TAINT || it.effect != "NoExecute");
+            }
+        }
+        return cluster.write_node(&name, &version, &change).await;
     }
     tracing::info!(node = name, "no longer managed: no card type matches it");
     let gone = node.status.capacity.keys().filter(|it| Share::parse(it).is_some()).map(|it| (it.clone(), None)).collect();

@@ -61,6 +61,9 @@ pub(super) fn take(caches: &Caches, nodes: &[Arc<SlimNode>], now: jiff::Timestam
     for it in caches.endpoints.all() {
         claim(reference(Kind::Endpoint, &*it), endpoint::claim(caches, &it, now));
     }
+    let unreadable = [caches.pools.unreadable(), caches.groups.unreadable(), caches.spots.unreadable()];
+    taken.snapshot.frozen = unreadable.iter().flatten().map(|it| Key::new(it.name.as_deref().unwrap_or_default(), it.uid.as_deref().unwrap_or_default())).collect();
+    taken.snapshot.frozen.extend(caches.spots.all().iter().filter_map(|it| spot::frozen(caches, it)));
     taken
 }
 
@@ -90,6 +93,7 @@ fn node(caches: &Caches, node: &SlimNode) -> Option<Node> {
         given,
         in_use,
         group_pods,
+        ready: node.is_ready(),
         open: node.is_ready() && !node.spec.unschedulable && node.metadata.deletion_timestamp.is_none(),
     })
 }
@@ -115,18 +119,11 @@ pub(super) fn group_of(node: &SlimNode) -> Option<(String, String)> {
     Some((labels.get(names::GROUP_NAMESPACE)?.clone(), labels.get(names::GROUP)?.clone()))
 }
 
-/// The machine that a node is. The group's key is in the name of its share, in the node's capacity or its book.
+/// The machine that a node is. The group's key is in an annotation of its own: its cards may be away for a while.
 pub(in crate::controllers) fn given(node: &SlimNode) -> Option<Given> {
     let machine = node.labels().get(names::MACHINE)?.clone();
-    let (_, name) = group_of(node)?;
-    let of_group = |it: &Shares| {
-        it.iter().find_map(|(share, _)| match share {
-            Share::Dedicated(key) if key.as_str().starts_with(&name.chars().take(40).collect::<String>()) => Some(key.clone()),
-            _ => None,
-        })
-    };
-    let group = book(node).as_ref().and_then(of_group).or_else(|| of_group(&super::shares_of(node)))?;
-    Some(Given { group, machine })
+    let group = Key::parse(node.annotations().get(names::GROUP_KEY)?);
+    group_of(node).map(|_| Given { group, machine })
 }
 
 /// The type and the number of a managed node's cards.
@@ -161,6 +158,8 @@ pub(super) fn in_use<P: std::ops::Deref<Target = SlimPod>>(
         let asked = pod.spec.containers.iter().flat_map(|it| it.resources.requests.keys()).find_map(|it| Share::parse(it));
         group_pods += u32::from(of_group.is_some() || matches!(asked, Some(Share::Dedicated(_))));
         match (asked, of_group) {
+            // Nobody may ask for it; a pod that did nevertheless got no card of anybody.
+            (Some(Share::Held), _) => in_use.foreign += cards,
             (Some(share), _) => in_use.by_share.add(&share, pod.requests(&share.resource())),
             (None, Some((given, _))) => in_use.by_share.add(&Share::Dedicated(given.group.clone()), cards),
             (None, None) => in_use.foreign += cards,

@@ -12,8 +12,8 @@ use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use super::facts::{self, Problem};
-use super::pool::{count, created_seconds, is_guarded, is_leaving, is_refused, key};
-use super::{Context, Done, Error, allocator, status};
+use super::pool::{count, created_seconds, generation, is_guarded, is_leaving, is_refused, key};
+use super::{Context, Done, Error, TICK, allocator, status};
 use crate::api::condition::Reason;
 use crate::api::group::{Billing, DrainStatus, MachineSet, Network, Usage};
 use crate::api::tariff::EarlyRelease;
@@ -91,8 +91,14 @@ pub(super) fn claim(caches: &Caches, group: &DedicatedGroup) -> Option<Claim> {
         card_type: machines.first().map(|it| it.card_type.clone()).unwrap_or_default(),
         account: input.map(|it| it.account).unwrap_or_default(),
         created_seconds: created_seconds(group),
+        version: version(group),
         demand: Demand::Dedicated { machines, bought },
     })
+}
+
+/// What a claim is made from: the spec, and the machines as they are noted.
+fn version(group: &DedicatedGroup) -> String {
+    format!("{} {}", generation(group), group.annotations().get(names::MACHINES).map_or("", String::as_str))
 }
 
 /// The nodes that are machines of the group, by machine.
@@ -167,7 +173,7 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     applied?;
     written?;
     let draining = found.drains.values().any(|it| it.remaining > 0);
-    Ok(if draining || is_leaving(&*group) { Done::LookAgain } else { Done::Settled })
+    Ok(if draining || is_leaving(&*group) { Done::LookAgain(TICK) } else { Done::Settled })
 }
 
 async fn apply(context: &Context, group: &DedicatedGroup, found: &mut Found) -> Result<(), Error> {
@@ -182,10 +188,11 @@ async fn apply(context: &Context, group: &DedicatedGroup, found: &mut Found) -> 
     if group.annotations().get(names::MACHINES) != Some(&machines) {
         return cluster.annotate::<DedicatedGroup>(&group.metadata, names::MACHINES, Some(&machines)).await.map_err(Error::Apply);
     }
-    let short = found.outcome.as_ref().is_some_and(|it| it.shortage.is_some());
+    // Only an answer to these very machines refuses them.
+    let short = found.outcome.as_ref().is_some_and(|it| it.version == version(group) && it.shortage.is_some());
     let buys = found.record.machines().count() > found.record.placed().len();
     if short && buys && found.input.is_ok() && !is_refused(group) {
-        let generation = group.metadata.generation.unwrap_or_default().to_string();
+        let generation = generation(group);
         return cluster.annotate::<DedicatedGroup>(&group.metadata, names::REFUSED, Some(&generation)).await.map_err(Error::Apply);
     }
     isolate(context, group).await?;

@@ -62,7 +62,7 @@ impl<'a> Board<'a> {
                     node: slot.node.name.clone(),
                     cards,
                     machine: given.map(|it| it.machine.clone()),
-                    in_place: !slot.waiting && slot.node.shares.get(share) >= cards,
+                    in_place: slot.node.ready && !slot.waiting && slot.node.shares.get(share) >= cards,
                 });
             }
         }
@@ -200,7 +200,9 @@ impl<'a> Board<'a> {
 impl<'a> Slot<'a> {
     fn new(node: &'a Node, snapshot: &Snapshot, claims: &HashMap<&Key, &Claim>) -> Slot<'a> {
         let sold = node.sold();
-        let waiting = node.cards == 0 && node.healthy == 0 && sold.sum() > 0;
+        // A device plugin that restarts shows all its cards as gone or as not allocatable for a while.
+        let waiting = node.healthy == 0 && sold.sum() > 0;
+        let frozen = |key: &Key| snapshot.frozen.contains(key);
         let mut slot = Slot {
             node,
             locked: Shares::default(),
@@ -212,10 +214,14 @@ impl<'a> Slot<'a> {
         };
         for (share, cards) in sold.iter() {
             let Some(key) = share.key() else { continue };
-            let claimed = claims.get(key).is_some_and(|it| it.share() == *share && (it.card_type == node.card_type || matches!(share, Share::Dedicated(_))));
+            let claimed = match share {
+                // A machine is what the group was given, not what some pod of it asks for.
+                Share::Dedicated(_) => node.given.as_ref().is_some_and(|it| it.group == *key),
+                _ => frozen(key) || claims.get(key).is_some_and(|it| it.share() == *share && it.card_type == node.card_type),
+            };
             slot.locked.add(share, if claimed { cards } else { cards.min(node.in_use.by_share.get(share)) });
         }
-        slot.keep_machine(claims);
+        slot.keep_machine(claims, node.given.as_ref().is_some_and(|it| frozen(&it.group)));
         if !waiting {
             slot.drop_faulty(claims);
         }
@@ -225,10 +231,10 @@ impl<'a> Slot<'a> {
     }
 
     /// A machine of a group is its whole node, as long as the group wants it or has pods on it.
-    fn keep_machine(&mut self, claims: &HashMap<&Key, &Claim>) {
+    fn keep_machine(&mut self, claims: &HashMap<&Key, &Claim>, frozen: bool) {
         let Some(given) = &self.given else { return };
         let share = Share::Dedicated(given.group.clone());
-        let wanted = claims.get(&given.group).is_some_and(|it| match &it.demand {
+        let wanted = frozen || claims.get(&given.group).is_some_and(|it| match &it.demand {
             Demand::Dedicated { machines, .. } => machines.iter().any(|it| it.name == given.machine),
             Demand::Resident { .. } | Demand::Spot { .. } | Demand::Workers { .. } => false,
         });

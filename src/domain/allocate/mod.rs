@@ -61,6 +61,8 @@ pub struct Excess {
 /// What a contract has now, and what comes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outcome {
+    /// The claim that this is the answer to.
+    pub version: String,
     /// What it has now, by node; machines by name.
     pub holdings: Vec<Holding>,
     /// Why it does not get the rest.
@@ -90,8 +92,8 @@ pub struct Holding {
     pub cards: u32,
     /// The machine's name, for a group.
     pub machine: Option<String>,
-    /// Are they in the node's capacity now? Not while the node's cards are away (a kubelet that starts anew) or the move
-    /// is under way.
+    /// Are they in the node's capacity now, and the node Ready? Not while the node's cards are away (a kubelet that starts
+    /// anew) or the move is under way.
     pub in_place: bool,
 }
 
@@ -218,7 +220,7 @@ impl<'a> Deal<'a> {
             for (card_type, cards) in by_type {
                 *deal.held_by_account.entry((&claim.account, card_type)).or_insert(0) += cards;
             }
-            deal.outcomes.insert(claim.key.clone(), Outcome { holdings: found, ..Outcome::default() });
+            deal.outcomes.insert(claim.key.clone(), Outcome { version: claim.version.clone(), holdings: found, ..Outcome::default() });
         }
         deal
     }

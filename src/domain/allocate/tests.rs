@@ -39,6 +39,7 @@ fn with_shares(name: &str, list: &[(Share, u32)]) -> Node {
         size: CARD.times(8),
         shares: shares(list),
         book: Some(shares(list)),
+        ready: true,
         open: true,
         ..Node::default()
     }
@@ -50,7 +51,7 @@ fn used(mut node: Node, list: &[(Share, u32)]) -> Node {
 }
 
 fn claim(name: &str, created_seconds: i64, demand: Demand) -> Claim {
-    Claim { key: key(name), card_type: "ada".to_owned(), account: "acme".to_owned(), created_seconds, demand }
+    Claim { key: key(name), card_type: "ada".to_owned(), account: "acme".to_owned(), created_seconds, version: String::new(), demand }
 }
 
 fn pool(name: &str, cards: u32) -> Claim {
@@ -74,7 +75,7 @@ fn workers(name: &str, active: u32, wanted: u32, exist: u32) -> Claim {
 }
 
 fn snapshot(nodes: Vec<Node>, claims: Vec<Claim>) -> Snapshot {
-    Snapshot { card_types: [("ada".to_owned(), CARD)].into(), nodes, claims, quotas: BTreeMap::new() }
+    Snapshot { card_types: [("ada".to_owned(), CARD)].into(), nodes, claims, quotas: BTreeMap::new(), frozen: std::collections::BTreeSet::new() }
 }
 
 /// The snapshot after the moves are done and the admitted workers are created.
