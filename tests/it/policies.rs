@@ -57,11 +57,6 @@ impl Place {
         )
     }
 
-    /// Makes a pod for good.
-    fn make(&self, who: &[&str], yaml: &str) {
-        until("the pod to be made", || kubectl_with(&[who, &["create", "-f", "-"]].concat(), yaml));
-    }
-
     /// Words for kubectl, with `@` for the place's name; the last may have blanks in it.
     fn words<'a>(&self, who: &[&'a str], words: &'a str, last: &'a str) -> Vec<String> {
         let mut all: Vec<String> = who.iter().map(|it| (*it).to_owned()).collect();
@@ -119,6 +114,11 @@ fn said(result: Result<String, String>, says: &str) -> Result<(), String> {
         Err(message) => Err(format!("another refusal: {message}")),
         Ok(output) => Err(format!("no refusal: {output}")),
     }
+}
+
+/// Creates this for good.
+fn make(who: &[&str], yaml: &str) {
+    until("the object to be made", || kubectl_with(&[who, &["create", "-f", "-"]].concat(), yaml));
 }
 
 /// Creating this must fail and say this.
@@ -347,7 +347,7 @@ fn shares_are_asked_for_by_tenure_alone() {
 fn a_toleration_added_later_counts_and_other_changes_do_not() {
     let place = Place::new("later");
     refused(ADMIN, &place.pod("p", "", WILDCARD, CARD), "may neither name its node");
-    place.make(ADMIN, &place.pod("card", "", OTHER, CARD));
+    make(ADMIN, &place.pod("card", "", OTHER, CARD));
     let add = |it: &str| format!(r#"[{{"op":"add","path":"/spec/tolerations/-","value":{it}}}]"#);
     let patch = "-n @ patch pod card --type=json -p";
     place.cannot(ADMIN, patch, &add(r#"{"operator":"Exists"}"#), "may neither name its node nor tolerate");
@@ -360,7 +360,7 @@ fn foreign_pods_that_were_there_before_stay_undisturbed() {
     let place = Place::new("before");
     refused(ADMIN, &place.pod("p", "", WILDCARD, CARD), "may neither name its node");
     // Only Tenure could still make such a pod; to the policies it is one that nobody could make today.
-    place.make(TENURE, &place.pod("old", "", WILDCARD, CARD));
+    make(TENURE, &place.pod("old", "", WILDCARD, CARD));
     place.can(ADMIN, "-n @ label pod old team=x", "");
     place.can(ADMIN, "-n @ annotate pod old note=x", "");
     place.can(ADMIN, "-n @ patch pod old --type=merge -p", r#"{"spec":{"activeDeadlineSeconds":3600}}"#);
@@ -416,7 +416,7 @@ fn cards_are_not_taken_by_an_environment_variable() {
     accepted(ADMIN, &place.pod("p", "", WILDCARD, VOID));
     accepted(ADMIN, &place.pod("p", "", "", VISIBLE));
     // A worker that is looked into must not get more cards by it.
-    place.make(TENURE, &place.pod("worker", "", MANAGED, CARD));
+    make(TENURE, &place.pod("worker", "", MANAGED, CARD));
     let debug = |env: &str| {
         format!(r#"{{"spec":{{"ephemeralContainers":[{{"name":"look","image":"x","env":[{env}]}}]}}}}"#)
     };
@@ -432,7 +432,7 @@ fn cards_are_not_taken_by_an_environment_variable() {
 fn only_the_scheduler_binds() {
     let place = Place::new("bind");
     let node = place.node(true);
-    place.make(ADMIN, &place.pod("p", "", "nodeSelector: {nowhere: nowhere}", ""));
+    make(ADMIN, &place.pod("p", "", "nodeSelector: {nowhere: nowhere}", ""));
     let binding = format!(
         r#"{{"apiVersion":"v1","kind":"Binding","metadata":{{"name":"p","namespace":"{0}"}},"target":{{"apiVersion":"v1","kind":"Node","name":"{node}"}}}}"#,
         place.name
@@ -485,7 +485,7 @@ fn the_marks_of_workers_are_tenures() {
         "labels: {{tenure.dev/endpoint: llm}}, finalizers: [tenure.dev/metering], \
          ownerReferences: [{{apiVersion: v1, kind: ConfigMap, name: {owner}, uid: {uid}, controller: true}}]"
     );
-    place.make(TENURE, &place.pod("worker", &meta, MANAGED, CARD));
+    make(TENURE, &place.pod("worker", &meta, MANAGED, CARD));
     place.cannot(ADMIN, "-n @ label pod worker tenure.dev/endpoint-", "", "mark Tenure's own workers");
     place.cannot(
         ADMIN,
@@ -580,8 +580,8 @@ fn a_pod_can_not_get_into_a_group_that_is_not_its_own() {
         &place.pod("p", GROUP, "nodeName: some-node", ""),
         "a pod of a DedicatedGroup may not name its node",
     );
-    place.make(ADMIN, &place.pod("p", GROUP, "", CARD));
-    place.make(ADMIN, &place.pod("q", "", "", ""));
+    make(ADMIN, &place.pod("p", GROUP, "", CARD));
+    make(ADMIN, &place.pod("q", "", "", ""));
     for change in ["p tenure.dev/group=other --overwrite", "p tenure.dev/group-", "q tenure.dev/group=train"]
     {
         place.cannot(
