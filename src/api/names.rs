@@ -35,7 +35,7 @@ pub const REVISION: &str = "tenure.dev/revision";
 pub const PROMISED_NODE: &str = "tenure.dev/promised-node";
 /// Group annotation: its machines.
 pub const MACHINES: &str = "tenure.dev/machines";
-/// Contract annotation: the generation whose purchase was refused.
+/// Contract annotation: `<generation> <why>` of a purchase that was refused.
 pub const REFUSED: &str = "tenure.dev/refused";
 /// Namespace label: who pays.
 pub const ACCOUNT: &str = "tenure.dev/account";

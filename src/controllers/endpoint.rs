@@ -376,9 +376,13 @@ async fn create(context: &Context, endpoint: &ServerlessEndpoint, mut pod: Pod, 
 }
 
 /// Lets go of pods whose containers have ended: an endpoint's workers, also of one that is gone (they go by their owner
-/// reference), or a spot server's pod.
+/// reference), a spot server's pod, or the pods of a group.
 pub(super) async fn release_ended(context: &Context, contract: &ContractRef) -> Result<Done, Error> {
-    let kind = if contract.kind == Kind::Spot { "spot" } else { "endpoint" };
+    let kind = match contract.kind {
+        Kind::Spot => "spot",
+        Kind::Group => "group",
+        Kind::Endpoint | Kind::Pool => "endpoint",
+    };
     let pods = context.caches.pods.under(&format!("{kind}/{}/{}", contract.namespace, contract.name));
     for pod in pods {
         let held = pod.metadata.finalizers.iter().flatten().any(|it| it == names::METERING);

@@ -40,8 +40,13 @@ pub(super) fn is_leaving<K: kube::Resource>(object: &K) -> bool {
 
 /// Was the purchase of this generation refused?
 pub(super) fn is_refused<K: kube::Resource>(object: &K) -> bool {
-    let refused = object.meta().annotations.as_ref().and_then(|it| it.get(names::REFUSED));
-    refused.is_some_and(|it| Some(it) == object.meta().generation.map(|it| it.to_string()).as_ref())
+    refusal(object).is_some()
+}
+
+/// Why the purchase of this generation was refused. The annotation reads `<generation> <why>`.
+pub(super) fn refusal<K: kube::Resource>(object: &K) -> Option<&str> {
+    let (of, why) = object.meta().annotations.as_ref()?.get(names::REFUSED)?.split_once(' ')?;
+    (of == generation(object)).then_some(why)
 }
 
 /// The object's generation: what a claim is made from.
@@ -190,8 +195,7 @@ fn make_status(context: &Context, pool: &ResidentPool, outcome: Option<&Outcome>
     } else if degraded {
         let lost = bought.cards - in_place;
         Problem::new(Reason::Degraded, format!("{lost} of {} bought cards are away; they are replaced as soon as cards are free", bought.cards))
-    } else if is_refused(pool) && !complete {
-        let why = shortage.as_ref().map_or("the cards did not suffice".to_owned(), |it| it.message.clone());
+    } else if let (Some(why), false) = (refusal(pool), complete) {
         let message = format!("refused: {why}. Change the spec to try again, or use onShortage: Wait");
         Problem::new(Reason::Refused, message)
     } else if let Some(shortage) = shortage {
@@ -265,11 +269,12 @@ async fn apply(context: &Context, pool: &ResidentPool, outcome: Option<&Outcome>
         return context.cluster.add_finalizer::<ResidentPool>(&pool.metadata, names::CARDS).await.map_err(Error::Apply);
     }
     // Only an answer to this very spec refuses it.
-    let short = outcome.is_some_and(|it| it.version == generation(pool) && it.shortage.is_some() && count(pool.spec.cards) > it.cards());
+    let answer = outcome.filter(|it| it.version == generation(pool) && count(pool.spec.cards) > it.cards());
+    let shortage = answer.and_then(|it| it.shortage.as_ref());
     let buys = pool.spec.cards > bought(pool).cards;
-    if short && buys && problem.is_none() && pool.spec.on_shortage == OnShortage::Fail && !is_refused(pool) {
-        let generation = generation(pool);
-        return context.cluster.annotate::<ResidentPool>(&pool.metadata, names::REFUSED, Some(&generation)).await.map_err(Error::Apply);
+    if let (Some(shortage), true) = (shortage, buys && problem.is_none() && pool.spec.on_shortage == OnShortage::Fail && !is_refused(pool)) {
+        let refusal = format!("{} {}", generation(pool), in_words(shortage, &pool.spec.card_type).message);
+        return context.cluster.annotate::<ResidentPool>(&pool.metadata, names::REFUSED, Some(&refusal)).await.map_err(Error::Apply);
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
 //! The integration tests: one binary.
+mod faults;
 mod manifests;
 mod operator;
 mod policies;

@@ -12,8 +12,8 @@ use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use super::facts::{self, Problem};
-use super::pool::{count, created_seconds, generation, is_guarded, is_leaving, is_refused, key};
-use super::{Context, Done, Error, TICK, allocator, status};
+use super::pool::{count, created_seconds, generation, in_words, is_guarded, is_leaving, is_refused, key};
+use super::{Context, Done, Error, TICK, allocator, endpoint, status};
 use crate::api::condition::Reason;
 use crate::api::group::{Billing, DrainStatus, MachineSet, Network, Usage};
 use crate::api::tariff::EarlyRelease;
@@ -153,7 +153,10 @@ struct Found {
 /// One pass over a group.
 pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Result<Done, Error> {
     let caches = &context.caches;
-    let Some(group) = caches.groups.get(&contract.namespace, &contract.name) else { return Ok(Done::Settled) };
+    let Some(group) = caches.groups.get(&contract.namespace, &contract.name) else {
+        return endpoint::release_ended(context, contract).await;
+    };
+    endpoint::release_ended(context, contract).await?;
     let input = validate(caches, &group);
     let before = record::read(caches, &group);
     let nodes = nodes_of(caches, &group);
@@ -189,11 +192,13 @@ async fn apply(context: &Context, group: &DedicatedGroup, found: &mut Found) -> 
         return cluster.annotate::<DedicatedGroup>(&group.metadata, names::MACHINES, Some(&machines)).await.map_err(Error::Apply);
     }
     // Only an answer to these very machines refuses them.
-    let short = found.outcome.as_ref().is_some_and(|it| it.version == version(group) && it.shortage.is_some());
+    let answer = found.outcome.as_ref().filter(|it| it.version == version(group));
+    let shortage = answer.and_then(|it| it.shortage.as_ref());
     let buys = found.record.machines().count() > found.record.placed().len();
-    if short && buys && found.input.is_ok() && !is_refused(group) {
-        let generation = generation(group);
-        return cluster.annotate::<DedicatedGroup>(&group.metadata, names::REFUSED, Some(&generation)).await.map_err(Error::Apply);
+    if let (Some(shortage), Ok(input), true) = (shortage, &found.input, buys && !is_refused(group)) {
+        let card_type = input.types.values().next().map_or("", |it| it.0.as_str());
+        let refusal = format!("{} {}", generation(group), in_words(shortage, card_type).message);
+        return cluster.annotate::<DedicatedGroup>(&group.metadata, names::REFUSED, Some(&refusal)).await.map_err(Error::Apply);
     }
     isolate(context, group).await?;
     turn_out(context, group, found).await?;

@@ -9,7 +9,7 @@ use crate::api::condition::{Conditions, Reason, Type};
 use crate::api::group::{Billing, DedicatedGroupStatus, DrainStatus, GroupEndpoint, GroupPhase, MachinePhase, MachineStatus};
 use crate::api::{DedicatedGroup, names};
 use crate::controllers::facts::Problem;
-use crate::controllers::pool::{in_words, is_leaving, is_refused, number};
+use crate::controllers::pool::{in_words, is_leaving, number, refusal};
 use crate::controllers::{Context, allocator};
 
 pub(super) fn make_status(context: &Context, group: &DedicatedGroup, found: &Found) -> DedicatedGroupStatus {
@@ -20,10 +20,10 @@ pub(super) fn make_status(context: &Context, group: &DedicatedGroup, found: &Fou
     let emptied = count(MachinePhase::Draining) + count(MachinePhase::Drained);
     let (abnormal, pending) = (count(MachinePhase::Abnormal), count(MachinePhase::Pending));
     let placed = usable + emptied + abnormal;
-    let refused = is_refused(group) && pending > 0;
+    let refusal = refusal(group).filter(|_| pending > 0);
     let phase = match () {
         () if is_leaving(group) => GroupPhase::Deleting,
-        () if placed == 0 && refused => GroupPhase::Failed,
+        () if placed == 0 && refusal.is_some() => GroupPhase::Failed,
         () if placed == 0 => GroupPhase::Creating,
         () if usable == 0 && abnormal > 0 => GroupPhase::Unavailable,
         () if abnormal > 0 => GroupPhase::Abnormal,
@@ -40,8 +40,7 @@ pub(super) fn make_status(context: &Context, group: &DedicatedGroup, found: &Fou
     } else if abnormal > 0 {
         let message = format!("{} can't be used: the node is away, not ready, cordoned, or its cards are away or faulty", abnormal_names.join(", "));
         Problem::new(Reason::Degraded, message)
-    } else if refused {
-        let why = shortage.map_or("the machines did not suffice".to_owned(), |it| it.message);
+    } else if let Some(why) = refusal {
         Problem::new(Reason::Refused, format!("refused: {why}. Change the spec to try again"))
     } else if let Some(shortage) = shortage {
         shortage

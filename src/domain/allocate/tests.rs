@@ -133,6 +133,46 @@ fn at(list: &[(&str, u32)]) -> Vec<(String, u32)> {
 }
 
 #[test]
+fn what_is_sold_stays_while_no_card_is_healthy() {
+    // A device plugin that restarts: the cards are there, and none is allocatable.
+    let mut machine = with_shares("a", &[(Share::Dedicated(key("g")), 8)]);
+    machine.given = Some(Given { group: key("g"), machine: "base-0".to_owned() });
+    let mut pooled = with_shares("b", &[(resident("p"), 6), (Share::Shared, 2)]);
+    (machine.healthy, pooled.healthy) = (0, 0);
+    let (plan, _) = check(&snapshot(vec![machine, pooled], vec![group("g", &["base-0"]), pool("p", 6)]));
+    assert!(plan.moves.is_empty(), "nothing is decided about them: {:?}", plan.moves);
+    assert!(plan.outcomes.values().flat_map(|it| &it.holdings).all(|it| !it.in_place), "and they say so");
+    assert_eq!(plan.outcomes[&key("p")].cards(), 6, "they count as sold");
+}
+
+#[test]
+fn a_contract_that_nobody_can_read_keeps_what_it_has() {
+    let mut machine = with_shares("a", &[(Share::Dedicated(key("g")), 8)]);
+    machine.given = Some(Given { group: key("g"), machine: "base-0".to_owned() });
+    let rest = with_shares("b", &[(resident("p"), 6), (Share::Spot(key("s")), 1), (Share::Shared, 1)]);
+    let mut fleet = snapshot(vec![machine, rest], vec![]);
+    fleet.frozen = [key("g"), key("p"), key("s")].into();
+    assert!(check(&fleet).0.moves.is_empty());
+    fleet.frozen.clear();
+    assert_eq!(check(&fleet).0.moves.len(), 2, "what no contract claims goes back");
+}
+
+#[test]
+fn a_pod_alone_makes_no_machine() {
+    // A node made anew under a group: its pods are still there, its marks are not.
+    let dedicated = Share::Dedicated(key("g"));
+    let mut anew = used(with_shares("a", &[]), &[(dedicated.clone(), 2)]);
+    anew.book = None;
+    anew.shares = Shares::default();
+    let (_, after) = check(&snapshot(vec![anew], vec![group("g", &[])]));
+    assert_eq!(placed(&after, &dedicated), at(&[("a", 2)]), "the cards under its pods, no more");
+    let mut empty = after.clone();
+    empty.nodes[0].in_use = InUse::default();
+    let (_, after) = check(&empty);
+    assert_eq!(placed(&after, &dedicated), at(&[]), "they go back with the pods");
+}
+
+#[test]
 fn a_new_node_is_shared_as_far_as_cpu_and_memory_go() {
     let mut bare = with_shares("a", &[]);
     bare.book = None;

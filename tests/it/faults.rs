@@ -1,0 +1,296 @@
+//! What goes wrong between the operator and the API server: a proxy that kills the operator right after a write of its
+//! choice, and one that holds watches back. Everything else is real.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{Method, Response, StatusCode, header};
+use futures::StreamExt;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::operator::{self, Operator, Start};
+use crate::support::{field, k, until};
+use crate::world::World;
+
+/// Stands between an operator and the API server, with the operator's own rights.
+struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+    _runtime: Runtime,
+}
+
+struct Shared {
+    client: kube::Client,
+    /// Writes that went through, Leases and Events apart.
+    writes: AtomicUsize,
+    /// After which write which process is killed.
+    kill: Mutex<Option<(usize, u32)>>,
+    /// Watches of which paths are held back.
+    held: watch::Sender<Option<&'static str>>,
+}
+
+impl Proxy {
+    fn start() -> Proxy {
+        let kubeconfig = operator::kubeconfig();
+        let runtime = Runtime::new().expect("a runtime starts");
+        let (port, shared) = runtime.block_on(async {
+            let config = kube::config::Kubeconfig::read_from(kubeconfig).expect("the kubeconfig is readable");
+            let mut config = kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await.expect("it is complete");
+            config.default_retry = false;
+            let client = kube::Client::try_from(config).expect("a client can be made of it");
+            let shared = Arc::new(Shared { client, writes: AtomicUsize::new(0), kill: Mutex::default(), held: watch::Sender::new(None) });
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+            let port = listener.local_addr().expect("it is bound").port();
+            let routes = axum::Router::new().fallback(forward).with_state(shared.clone());
+            tokio::spawn(axum::serve(listener, routes).into_future());
+            (port, shared)
+        });
+        Proxy { port, shared, _runtime: runtime }
+    }
+
+    /// A kubeconfig that leads through the proxy.
+    fn kubeconfig(&self) -> PathBuf {
+        let path = operator::scratch(&format!("proxy-{}.kubeconfig", self.port));
+        let text = format!(
+            "apiVersion: v1\nkind: Config\nclusters: [{{name: proxy, cluster: {{server: 'http://127.0.0.1:{}'}}}}]\nusers: [{{name: none, user: {{}}}}]\ncontexts: [{{name: proxy, context: {{cluster: proxy, user: none}}}}]\ncurrent-context: proxy\n",
+            self.port
+        );
+        std::fs::write(&path, text).expect("it is written");
+        path
+    }
+
+    fn operator(&self, story: &str) -> Operator {
+        let operator = Operator::with(story, &Start { identity: story, kubeconfig: Some(self.kubeconfig()), ..Start::default() });
+        operator.leads();
+        operator
+    }
+
+    fn hold(&self, watches: Option<&'static str>) {
+        self.shared.held.send_replace(watches);
+    }
+}
+
+async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path().to_owned();
+    let is_watch = parts.uri.query().is_some_and(|it| it.contains("watch=true"));
+    let counts = parts.method != Method::GET && !path.contains("/leases") && !path.contains("/events");
+    let refused = |code: StatusCode, why: String| Response::builder().status(code).body(Body::from(why)).expect("a plain answer");
+    let Ok(body) = axum::body::to_bytes(body, 16 << 20).await else { return refused(StatusCode::BAD_REQUEST, "body".to_owned()) };
+
+    let mut onward = axum::http::Request::builder().method(parts.method).uri(parts.uri.path_and_query().map_or("/", |it| it.as_str()));
+    for (name, value) in &parts.headers {
+        if ![header::HOST, header::AUTHORIZATION, header::CONNECTION, header::CONTENT_LENGTH].contains(name) {
+            onward = onward.header(name, value);
+        }
+    }
+    let Ok(onward) = onward.body(kube::client::Body::from(body.to_vec())) else { return refused(StatusCode::BAD_REQUEST, "request".to_owned()) };
+    let answer = match shared.client.send(onward).await {
+        Ok(answer) => answer,
+        Err(error) => return refused(StatusCode::BAD_GATEWAY, error.to_string()),
+    };
+    if counts && answer.status().is_success() {
+        let count = shared.writes.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut kill = shared.kill.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, pid)) = kill.take_if(|(at, _)| *at == count) {
+            // The write is done, and its writer never hears of it.
+            Command::new("kill").args(["-KILL", &pid.to_string()]).status().expect("kill runs");
+        }
+    }
+    let (head, body) = answer.into_parts();
+    let mut back = Response::builder().status(head.status);
+    for (name, value) in &head.headers {
+        if ![header::CONNECTION, header::TRANSFER_ENCODING, header::CONTENT_LENGTH].contains(name) {
+            back = back.header(name, value);
+        }
+    }
+    let mut body = Body::new(body);
+    if is_watch {
+        let held = shared.held.subscribe();
+        let chunks = body.into_data_stream().then(move |chunk| {
+            let (mut held, path) = (held.clone(), path.clone());
+            async move {
+                held.wait_for(|it| it.is_none_or(|it| !path.ends_with(it))).await.ok();
+                chunk
+            }
+        });
+        body = Body::from_stream(chunks);
+    }
+    back.body(body).expect("an answer as it came")
+}
+
+/// An operator that is started again whenever it is gone.
+struct Supervised {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    /// How often it was started again.
+    again: Arc<AtomicUsize>,
+}
+
+impl Supervised {
+    /// The first one is killed after this many writes from now.
+    fn start(proxy: &Arc<Proxy>, story: &'static str, kill_after: usize) -> Supervised {
+        let mut operator = proxy.operator(story);
+        let at = proxy.shared.writes.load(Ordering::SeqCst) + kill_after;
+        *proxy.shared.kill.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, operator.pid()));
+        let (stop, again, proxy) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), proxy.clone());
+        let (stopped, count) = (stop.clone(), again.clone());
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::SeqCst) {
+                if operator.is_gone() {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    operator = proxy.operator(story);
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Supervised { stop, thread: Some(thread), again }
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+const CONTRACTS: &str = r#"
+apiVersion: tenure.dev/v1alpha1
+kind: ResidentPool
+metadata: {namespace: "@", name: chat}
+spec: {region: "@", cardType: "@", cards: 3, diskPerCardGB: 40, term: {months: 1}}
+---
+apiVersion: tenure.dev/v1alpha1
+kind: ServerlessEndpoint
+metadata: {namespace: "@", name: bound}
+spec:
+  placement: {residentPool: {name: chat, instances: 2, diskGB: 30}}
+  workers: {gpus: 1, concurrency: 8}
+  template: {spec: {containers: [{name: main, image: "localhost/worker:1"}]}}
+---
+apiVersion: tenure.dev/v1alpha1
+kind: DedicatedGroup
+metadata: {namespace: "@", name: train}
+spec:
+  region: "@"
+  network: Open
+  machineSets: [{name: base, machineType: m8, count: 1, billing: Postpaid}]
+---
+apiVersion: tenure.dev/v1alpha1
+kind: SpotServer
+metadata: {namespace: "@", name: render}
+spec:
+  region: "@"
+  machineType: s1
+  bid: "2.50"
+  disk: {sizeGB: 20}
+  template: {spec: {containers: [{name: main, image: "localhost/worker:1"}]}}
+"#;
+
+#[test]
+fn an_operator_killed_between_any_two_writes_leaves_nothing_wrong() {
+    let world = World::new("killed", 2);
+    let proxy = Arc::new(Proxy::start());
+    let mut at = 1;
+    // Until the whole life of all four contracts takes fewer writes than that.
+    loop {
+        let supervised = Supervised::start(&proxy, "killed", at);
+        world.apply(CONTRACTS);
+        for contract in ["rp/chat", "sep/bound", "dg/train", "spot/render"] {
+            world.ready(contract);
+        }
+        let sold = (world.shares(2, "resident"), world.shares(2, "dedicated"), world.shares(2, "spot"));
+        assert_eq!(sold, (3, 8, 1), "killed after write {at}");
+        assert_eq!(world.field("rp/chat", ".status.bought.cards"), "3", "killed after write {at}");
+        world.until("sep/bound", ".status.ready", "2/2");
+        assert_eq!(world.pods().len(), 3, "killed after write {at}: {:?}", world.pods());
+        world.k("delete sep,spot,dg --all --timeout=60s");
+        until("the pool to be free", || k("-n killed delete rp/chat --ignore-not-found --timeout=60s"));
+        world.until_empty(2);
+        let killed = supervised.again.load(Ordering::SeqCst) > 0;
+        drop(supervised);
+        if !killed {
+            break;
+        }
+        at += 1;
+    }
+    assert!(at > 15, "killed after each of {at} writes");
+}
+
+#[test]
+fn a_view_that_is_behind_doubles_nothing() {
+    let world = World::new("stale", 2);
+    let proxy = Proxy::start();
+    let _operator = proxy.operator("stale");
+    world.apply(CONTRACTS);
+    for contract in ["rp/chat", "sep/bound", "dg/train", "spot/render"] {
+        world.ready(contract);
+    }
+    // It does not see the pods that it makes, and looks again and again.
+    proxy.hold(Some("/pods"));
+    world.patch("rp/chat", r#"{"spec": {"cards": 5}}"#);
+    world.until("rp/chat", ".status.bought.cards", "5");
+    world.patch("sep/bound", r#"{"spec": {"placement": {"residentPool": {"instances": 5}}}}"#);
+    until("five workers", || match world.pods().iter().filter(|it| it.starts_with("bound-")).count() {
+        5 => Ok(()),
+        _ => Err(format!("{:?}", world.pods())),
+    });
+    for round in 0..3 {
+        world.patch("sep/bound", &format!(r#"{{"metadata": {{"annotations": {{"example.com/round": "{round}"}}}}}}"#));
+        world.patch("rp/chat", &format!(r#"{{"metadata": {{"annotations": {{"example.com/round": "{round}"}}}}}}"#));
+    }
+    proxy.hold(None);
+    world.until("sep/bound", ".status.ready", "5/5");
+    assert_eq!(world.pods().iter().filter(|it| it.starts_with("bound-")).count(), 5, "{:?}", world.pods());
+
+    // It does not see the nodes that it writes.
+    proxy.hold(Some("/nodes"));
+    world.patch("rp/chat", r#"{"spec": {"cards": 6}}"#);
+    world.until("rp/chat", ".status.bought.cards", "6");
+    world.apply(&CONTRACTS.split("---").next().unwrap_or_default().replace("name: chat", "name: more").replace("cards: 3", "cards: 1"));
+    world.ready("rp/more");
+    proxy.hold(None);
+    world.ready("rp/chat");
+    assert_eq!((world.shares(2, "resident"), world.shares(2, "dedicated"), world.shares(2, "spot")), (7, 8, 1));
+    assert_eq!(field("cardtype/stale", ".status.cards.total"), "16");
+}
+
+#[test]
+fn a_share_that_shrinks_while_pods_bind_to_it_sells_nothing_twice() {
+    let world = World::new("race", 1);
+    let _operator = world.operator();
+    world.apply(
+        r#"{"apiVersion": "tenure.dev/v1alpha1", "kind": "ServerlessEndpoint", "metadata": {"namespace": "@", "name": "llm"}, "spec": {
+            "placement": {"serverless": {"cardType": "@", "region": "@"}}, "workers": {"active": 0, "max": 8, "gpus": 1, "concurrency": 8},
+            "template": {"spec": {"containers": [{"name": "main", "image": "localhost/worker:1"}]}}}}"#,
+    );
+    let pool = CONTRACTS.split("---").next().unwrap_or_default().replace("cards: 3", "cards: 5").replace("term:", "onShortage: Wait, term:");
+    for round in 0..4 {
+        // Eight workers and a pool of five want the same eight cards at the same moment.
+        std::thread::scope(|scope| {
+            scope.spawn(|| world.k("scale sep/llm --replicas=8"));
+            scope.spawn(|| world.apply(&pool));
+        });
+        until("all cards to be used", || {
+            let workers = world.pods().iter().filter(|it| it.ends_with(":Running")).count();
+            let resident = world.share(0, "resident") as usize;
+            if workers + resident == 8 && (resident == 5 || resident == 0) { Ok(()) } else { Err(format!("round {round}: {workers} workers, {resident} resident")) }
+        });
+        let bound = world.k("get pods -o jsonpath={.items[*].spec.nodeName}");
+        assert!(bound.split_whitespace().count() <= 8, "more pods than cards: {bound}");
+        world.k("scale sep/llm --replicas=0");
+        world.ready("rp/chat");
+        assert_eq!(world.share(0, "resident"), 5);
+        until("the pool to be free", || k("-n race delete rp/chat --timeout=60s"));
+        until("all cards to be shared", || if world.share(0, "shared") == 8 { Ok(()) } else { Err(world.share(0, "shared").to_string()) });
+    }
+}
