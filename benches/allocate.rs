@@ -39,12 +39,27 @@ fn world() -> Snapshot {
             // The mix: half workers, a quarter pools, most of the rest spot, one in forty a machine.
             demand: match at % 40 {
                 0 => Demand::Dedicated {
-                    machines: vec![Machine { name: "m-0".to_owned(), card_type: "ada".to_owned(), cards: 8, zone: String::new() }],
+                    machines: vec![Machine {
+                        name: "m-0".to_owned(),
+                        card_type: "ada".to_owned(),
+                        cards: 8,
+                        zone: String::new(),
+                    }],
                     bought: vec![],
                 },
                 1..=9 => Demand::Resident { cards: 1 + u32::try_from(at % 4).unwrap_or(0), bought: 0 },
-                10..=19 => Demand::Spot { cards: 1, bid: Decimal::new(100 + i64::try_from(at % 300).unwrap_or(0), 2), may_start: true },
-                _ => Demand::Workers { cards: 1, active: 1, wanted: 1 + u32::try_from(at % 2).unwrap_or(0), exist: 0, unbound: vec![] },
+                10..=19 => Demand::Spot {
+                    cards: 1,
+                    bid: Decimal::new(100 + i64::try_from(at % 300).unwrap_or(0), 2),
+                    may_start: true,
+                },
+                _ => Demand::Workers {
+                    cards: 1,
+                    active: 1,
+                    wanted: 1 + u32::try_from(at % 2).unwrap_or(0),
+                    exist: 0,
+                    unbound: vec![],
+                },
             },
         })
         .collect();

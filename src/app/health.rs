@@ -13,7 +13,7 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use crate::controllers::Loop;
 
 /// A loop that has not come round for so long hangs. A pass over many contracts with a slow API server may take minutes.
-const STALLED_AFTER: Duration = Duration::from_secs(300);
+const STALLED_AFTER: Duration = Duration::from_mins(5);
 
 /// What the probes answer from.
 pub struct Health {
@@ -28,7 +28,12 @@ impl Health {
     /// Not ready, not leading.
     pub fn new() -> Arc<Health> {
         let beats = [AtomicU64::new(0), AtomicU64::new(0)];
-        Arc::new(Health { started: Instant::now(), ready: AtomicBool::new(false), leads: AtomicBool::new(false), beats })
+        Arc::new(Health {
+            started: Instant::now(),
+            ready: AtomicBool::new(false),
+            leads: AtomicBool::new(false),
+            beats,
+        })
     }
 
     /// The caches are complete: it can lead.
@@ -56,7 +61,9 @@ impl Health {
     fn stalled(&self) -> Option<Loop> {
         let now = self.started.elapsed().as_secs();
         let leads = self.leads.load(Ordering::Relaxed);
-        let late = |it: &Loop| now.saturating_sub(self.beats[*it as usize].load(Ordering::Relaxed)) > STALLED_AFTER.as_secs();
+        let late = |it: &Loop| {
+            now.saturating_sub(self.beats[*it as usize].load(Ordering::Relaxed)) > STALLED_AFTER.as_secs()
+        };
         [Loop::Allocator, Loop::Contracts].into_iter().find(|it| leads && late(it))
     }
 }
@@ -71,7 +78,11 @@ pub fn routes(health: Arc<Health>, registry: Registry) -> Router {
         }
     };
     let readyz = move || async move {
-        if health.ready.load(Ordering::Relaxed) { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "the caches are not complete yet\n") }
+        if health.ready.load(Ordering::Relaxed) {
+            (StatusCode::OK, "ok\n")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "the caches are not complete yet\n")
+        }
     };
     let metrics = move || async move {
         let mut text = Vec::new();
@@ -80,7 +91,10 @@ pub fn routes(health: Arc<Health>, registry: Registry) -> Router {
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
         }
     };
-    Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).route("/metrics", get(metrics))
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub fn main() -> ExitCode {
 
 /// Prints the CustomResourceDefinitions as one YAML stream, or one file each into a folder.
 fn print_crds(output_dir: Option<&std::path::Path>) -> Result<(), String> {
-    for (name, text) in crate::api::crds::render().map_err(|it| it.to_string())? {
+    for (name, text) in crate::api::crds::render().map_err(|it| it.clone())? {
         match output_dir {
             Some(dir) => std::fs::write(dir.join(&name), text).map_err(|it| format!("write {name}: {it}"))?,
             None => writeln!(std::io::stdout(), "---\n{text}").map_err(|it| it.to_string())?,

@@ -43,7 +43,11 @@ pub enum Error {
 /// Runs until it is told to stop.
 pub fn run(options: OperatorOptions) -> Result<(), Error> {
     telemetry::start(options.log_format);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::Start)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Error::Start)?;
     runtime.block_on(operate(options))
 }
 
@@ -112,5 +116,6 @@ async fn wait_for_signal(stop: CancellationToken) {
 }
 
 fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "tenure".to_owned(), |it| it.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "tenure".to_owned(), |it| it.trim().to_owned())
 }

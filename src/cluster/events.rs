@@ -9,7 +9,7 @@ use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
 /// The same words of the same object are told again after this.
-const AGAIN_AFTER: Duration = Duration::from_secs(600);
+const AGAIN_AFTER: Duration = Duration::from_mins(10);
 
 /// Publishes Events. kube's recorder merges what has the same reason and keeps the first note, so what is new must not
 /// look like what is old: the note is a part of what we compare.
@@ -21,7 +21,8 @@ pub struct Events {
 
 impl Events {
     pub(super) fn new(client: Client, identity: &str) -> Events {
-        let reporter = Reporter { controller: "tenure-operator".to_owned(), instance: Some(identity.to_owned()) };
+        let reporter =
+            Reporter { controller: "tenure-operator".to_owned(), instance: Some(identity.to_owned()) };
         Events { recorder: Recorder::new(client, reporter), told: Arc::default() }
     }
 

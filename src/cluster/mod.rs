@@ -48,14 +48,24 @@ pub enum Error {
 
 impl Cluster {
     /// Connects with a kubeconfig, or as `kubectl` in this environment would, or as the pod that this is.
-    pub async fn connect(kubeconfig: Option<PathBuf>, identity: &str, registry: &Registry) -> Result<Cluster, Error> {
+    pub async fn connect(
+        kubeconfig: Option<PathBuf>,
+        identity: &str,
+        registry: &Registry,
+    ) -> Result<Cluster, Error> {
         let mut config = match kubeconfig {
-            Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await?,
+            Some(path) => {
+                Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default())
+                    .await?
+            }
             None => Config::infer().await?,
         };
         config.default_retry = false;
         let requests = IntCounterVec::new(
-            Opts::new("tenure_api_requests_total", "Requests to the API server, by what the client calls the operation"),
+            Opts::new(
+                "tenure_api_requests_total",
+                "Requests to the API server, by what the client calls the operation",
+            ),
             &["operation"],
         )?;
         registry.register(Box::new(requests.clone()))?;
@@ -64,7 +74,9 @@ impl Cluster {
             requests.with_label_values(&[operation]).inc();
             request
         };
-        let watches = ClientBuilder::try_from(config.clone())?.with_layer(&MapRequestLayer::new(counted.clone())).build();
+        let watches = ClientBuilder::try_from(config.clone())?
+            .with_layer(&MapRequestLayer::new(counted.clone()))
+            .build();
         config.read_timeout = Some(Duration::from_secs(30));
         let client = ClientBuilder::try_from(config)?
             .with_layer(&MapRequestLayer::new(counted))

@@ -16,7 +16,10 @@ use super::Cluster;
 use super::slim::{SlimNode, SlimPod};
 use super::table::Table;
 use crate::api::names;
-use crate::api::{Account, CardType, DedicatedGroup, Payment, ResidentPool, ServerlessEndpoint, SpotMarket, SpotServer, Tariff};
+use crate::api::{
+    Account, CardType, DedicatedGroup, Payment, ResidentPool, ServerlessEndpoint, SpotMarket, SpotServer,
+    Tariff,
+};
 
 /// A contract.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -128,7 +131,9 @@ impl Cluster {
             pools: Table::new(|_| Vec::new()),
             groups: Table::new(|_| Vec::new()),
             spots: Table::new(|_| Vec::new()),
-            endpoints: Table::new(|it| bound_to(it).into_iter().map(|(kind, name)| format!("{kind}/{name}")).collect()),
+            endpoints: Table::new(|it| {
+                bound_to(it).into_iter().map(|(kind, name)| format!("{kind}/{name}")).collect()
+            }),
             changes: changes.clone(),
         };
         let watched = |config: watcher::Config| config.streaming_lists();
@@ -138,13 +143,18 @@ impl Cluster {
                 let changes = changes.clone();
                 let on_change = $on_change;
                 let events = watcher(Api::<$wire>::all(self.watches.clone()), config.clone());
-                let notify = Arc::new(move |before: Option<&_>, after: Option<&_>| on_change(&changes, before, after));
+                let notify =
+                    Arc::new(move |before: Option<&_>, after: Option<&_>| on_change(&changes, before, after));
                 tokio::spawn(caches.$table.clone().follow(stringify!($table), events, $open, notify));
             }};
         }
-        follow!(nodes, SlimNode, Ok, |changes: &Changes, before: Option<&SlimNode>, after: Option<&SlimNode>| {
+        follow!(nodes, SlimNode, Ok, |changes: &Changes,
+                                      before: Option<&SlimNode>,
+                                      after: Option<&SlimNode>| {
             for node in [before, after].into_iter().flatten() {
-                if let (Some(group), Some(namespace)) = (node.labels().get(names::GROUP), node.labels().get(names::GROUP_NAMESPACE)) {
+                if let (Some(group), Some(namespace)) =
+                    (node.labels().get(names::GROUP), node.labels().get(names::GROUP_NAMESPACE))
+                {
                     changes.contract(Kind::Group, namespace, group);
                 }
             }
@@ -153,7 +163,11 @@ impl Cluster {
         follow!(pods, SlimPod, Ok, |changes: &Changes, before: Option<&SlimPod>, after: Option<&SlimPod>| {
             for pod in [before, after].into_iter().flatten() {
                 let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-                for (label, kind) in [(names::ENDPOINT, Kind::Endpoint), (names::SPOT_SERVER, Kind::Spot), (names::GROUP, Kind::Group)] {
+                for (label, kind) in [
+                    (names::ENDPOINT, Kind::Endpoint),
+                    (names::SPOT_SERVER, Kind::Spot),
+                    (names::GROUP, Kind::Group),
+                ] {
                     if let Some(name) = pod.label(label) {
                         changes.contract(kind, namespace, name);
                     }
@@ -161,8 +175,16 @@ impl Cluster {
             }
             changes.cards_changed.notify_one();
         });
-        follow!(namespaces, PartialObjectMeta<Namespace>, strip, |changes: &Changes, before: Option<&PartialObjectMeta<Namespace>>, after: Option<&PartialObjectMeta<Namespace>>| {
-            let account = |it: Option<&PartialObjectMeta<Namespace>>| it.and_then(|it| it.labels().get(names::ACCOUNT).cloned());
+        follow!(namespaces, PartialObjectMeta<Namespace>, strip, |changes: &Changes,
+                                                                  before: Option<
+            &PartialObjectMeta<Namespace>,
+        >,
+                                                                  after: Option<
+            &PartialObjectMeta<Namespace>,
+        >| {
+            let account = |it: Option<&PartialObjectMeta<Namespace>>| {
+                it.and_then(|it| it.labels().get(names::ACCOUNT).cloned())
+            };
             if account(before) != account(after) {
                 changes.everything();
             }
@@ -188,7 +210,13 @@ impl Cluster {
             )*};
         }
         contracts!(pools: ResidentPool = Kind::Pool, groups: DedicatedGroup = Kind::Group, spots: SpotServer = Kind::Spot);
-        follow!(endpoints, DeserializeGuard<ServerlessEndpoint>, opened, |changes: &Changes, before: Option<&ServerlessEndpoint>, after: Option<&ServerlessEndpoint>| {
+        follow!(endpoints, DeserializeGuard<ServerlessEndpoint>, opened, |changes: &Changes,
+                                                                          before: Option<
+            &ServerlessEndpoint,
+        >,
+                                                                          after: Option<
+            &ServerlessEndpoint,
+        >| {
             for it in [before, after].into_iter().flatten() {
                 let namespace = it.namespace().unwrap_or_default();
                 changes.contract(Kind::Endpoint, &namespace, &it.name_any());
@@ -239,7 +267,9 @@ impl Caches {
 fn pod_index(pod: &SlimPod) -> Vec<String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let mut index: Vec<String> = pod.spec.node_name.iter().map(|it| format!("node/{it}")).collect();
-    for (label, kind) in [(names::ENDPOINT, "endpoint"), (names::SPOT_SERVER, "spot"), (names::GROUP, "group")] {
+    for (label, kind) in
+        [(names::ENDPOINT, "endpoint"), (names::SPOT_SERVER, "spot"), (names::GROUP, "group")]
+    {
         if let Some(name) = pod.label(label) {
             index.push(format!("{kind}/{namespace}/{name}"));
         }
@@ -252,7 +282,9 @@ fn bound_to(endpoint: &ServerlessEndpoint) -> Option<(&'static str, String)> {
     let namespace = endpoint.namespace().unwrap_or_default();
     let placement = &endpoint.spec.placement;
     let pool = placement.resident_pool.as_ref().map(|it| ("pool", format!("{namespace}/{}", it.name)));
-    pool.or_else(|| placement.dedicated_group.as_ref().map(|it| ("group", format!("{namespace}/{}", it.name))))
+    pool.or_else(|| {
+        placement.dedicated_group.as_ref().map(|it| ("group", format!("{namespace}/{}", it.name)))
+    })
 }
 
 /// One object that can't be read must not hide the others.

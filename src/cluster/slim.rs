@@ -204,7 +204,8 @@ impl SlimPod {
 
     /// Has the kubelet said that nothing of it runs any more? A pod that no kubelet ever saw has nothing to end.
     pub fn has_ended(&self) -> bool {
-        let mut all = self.status.container_statuses.iter().chain(&self.status.init_container_statuses).peekable();
+        let mut all =
+            self.status.container_statuses.iter().chain(&self.status.init_container_statuses).peekable();
         if all.peek().is_none() {
             return self.is_over() || self.spec.node_name.is_none();
         }
@@ -214,7 +215,11 @@ impl SlimPod {
     /// What it asks for of a resource, in whole units: the containers together, or an init container that asks for more.
     pub fn requests(&self, resource: &str) -> u32 {
         let asked = |it: &SlimContainer| {
-            it.resources.requests.get(resource).and_then(|it| crate::domain::units::parse_whole(&it.0).ok()).unwrap_or(0)
+            it.resources
+                .requests
+                .get(resource)
+                .and_then(|it| crate::domain::units::parse_whole(&it.0).ok())
+                .unwrap_or(0)
         };
         let together: i64 = self.spec.containers.iter().map(asked).sum();
         let most = self.spec.init_containers.iter().map(asked).max().unwrap_or(0);
@@ -225,7 +230,8 @@ impl SlimPod {
     pub fn tolerates(&self, key: &str, effect: &str) -> bool {
         self.spec.tolerations.iter().any(|it| {
             let all = it.operator.as_deref() == Some("Exists") && it.key.as_deref().unwrap_or("").is_empty();
-            (all || it.key.as_deref() == Some(key)) && it.effect.as_deref().is_none_or(|it| it.is_empty() || it == effect)
+            (all || it.key.as_deref() == Some(key))
+                && it.effect.as_deref().is_none_or(|it| it.is_empty() || it == effect)
         })
     }
 
@@ -259,7 +265,8 @@ pub(super) fn slim_meta<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta
     }
     let meta = Meta::deserialize(from)?;
     // Of foreign annotations none is ever read, and some are large (kubectl's last-applied-configuration).
-    let annotations = meta.annotations.map(|it| it.into_iter().filter(|(key, _)| key.starts_with("tenure.dev/")).collect());
+    let annotations =
+        meta.annotations.map(|it| it.into_iter().filter(|(key, _)| key.starts_with("tenure.dev/")).collect());
     Ok(ObjectMeta {
         name: meta.name,
         namespace: meta.namespace,
@@ -300,25 +307,46 @@ mod tests {
     #[test]
     fn a_pod_has_ended_when_all_its_containers_have() {
         for (status, ended) in [
-            (serde_json::json!({"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]}), false),
-            (serde_json::json!({"phase": "Running", "containerStatuses": [{"state": {"terminated": {}}}, {"state": {"running": {}}}]}), false),
-            (serde_json::json!({"phase": "Running", "containerStatuses": [{"state": {"terminated": {"exitCode": 0}}}]}), true),
+            (
+                serde_json::json!({"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]}),
+                false,
+            ),
+            (
+                serde_json::json!({"phase": "Running", "containerStatuses": [{"state": {"terminated": {}}}, {"state": {"running": {}}}]}),
+                false,
+            ),
+            (
+                serde_json::json!({"phase": "Running", "containerStatuses": [{"state": {"terminated": {"exitCode": 0}}}]}),
+                true,
+            ),
             (serde_json::json!({"phase": "Failed", "reason": "OutOfcpu"}), true),
-            (serde_json::json!({"phase": "Pending", "containerStatuses": [{"state": {"waiting": {}}}]}), false),
+            (
+                serde_json::json!({"phase": "Pending", "containerStatuses": [{"state": {"waiting": {}}}]}),
+                false,
+            ),
             (serde_json::json!({"phase": "Pending"}), false),
         ] {
             let pod = pod(serde_json::json!({"metadata": {}, "spec": {"nodeName": "n"}, "status": status}));
             assert_eq!(pod.has_ended(), ended, "{status}");
         }
-        assert!(pod(serde_json::json!({"metadata": {}, "status": {"phase": "Pending"}})).has_ended(), "never bound");
+        assert!(
+            pod(serde_json::json!({"metadata": {}, "status": {"phase": "Pending"}})).has_ended(),
+            "never bound"
+        );
     }
 
     #[test]
     fn a_wildcard_tolerates_everything() {
         for (toleration, tolerates) in [
             (serde_json::json!({"operator": "Exists"}), true),
-            (serde_json::json!({"key": "tenure.dev/managed", "operator": "Exists", "effect": "NoExecute"}), true),
-            (serde_json::json!({"key": "tenure.dev/managed", "operator": "Exists", "effect": "NoSchedule"}), false),
+            (
+                serde_json::json!({"key": "tenure.dev/managed", "operator": "Exists", "effect": "NoExecute"}),
+                true,
+            ),
+            (
+                serde_json::json!({"key": "tenure.dev/managed", "operator": "Exists", "effect": "NoSchedule"}),
+                false,
+            ),
             (serde_json::json!({"key": "other", "operator": "Exists"}), false),
         ] {
             let pod = pod(serde_json::json!({"metadata": {}, "spec": {"tolerations": [toleration]}}));

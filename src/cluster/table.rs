@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::runtime::watcher;
 use kube::Resource;
+use kube::runtime::watcher;
 use tokio::sync::watch;
 
 /// Namespace (empty for cluster-scoped) and name.
@@ -61,7 +61,14 @@ where
 
     /// The objects under an index, in the order of their keys.
     pub fn under(&self, index: &str) -> Vec<Arc<K>> {
-        self.read(|it| it.by_index.get(index).into_iter().flatten().filter_map(|key| it.objects.get(key).cloned()).collect())
+        self.read(|it| {
+            it.by_index
+                .get(index)
+                .into_iter()
+                .flatten()
+                .filter_map(|key| it.objects.get(key).cloned())
+                .collect()
+        })
     }
 
     /// The names and UIDs of objects that are there and can't be read.
@@ -83,44 +90,42 @@ where
         let mut unreadable: HashMap<Key, ObjectMeta> = HashMap::new();
         while let Some(event) = events.next().await {
             match event {
-                Ok(event) => {
-                    match event {
-                        watcher::Event::Init => {
-                            listed.clear();
-                            unreadable.clear();
-                        }
-                        watcher::Event::InitApply(object) => match open(object) {
-                            Ok(object) => drop(listed.insert(key(object.meta()), Arc::new(object))),
-                            Err(meta) => drop(unreadable.insert(key(&meta), meta)),
-                        },
-                        watcher::Event::InitDone => {
-                            wait = Duration::from_millis(200);
-                            self.write(|it| it.unreadable = std::mem::take(&mut unreadable));
-                            self.replace(std::mem::take(&mut listed), &on_change);
-                            self.ready.send_replace(true);
-                        }
-                        watcher::Event::Apply(object) => {
-                            wait = Duration::from_millis(200);
-                            match open(object) {
-                                Ok(object) => {
-                                    let key = key(object.meta());
-                                    self.write(|it| drop(it.unreadable.remove(&key)));
-                                    self.put(key, Some(Arc::new(object)), &on_change);
-                                }
-                                Err(meta) => {
-                                    let key = key(&meta);
-                                    self.write(|it| drop(it.unreadable.insert(key.clone(), meta)));
-                                    self.put(key, None, &on_change);
-                                }
+                Ok(event) => match event {
+                    watcher::Event::Init => {
+                        listed.clear();
+                        unreadable.clear();
+                    }
+                    watcher::Event::InitApply(object) => match open(object) {
+                        Ok(object) => drop(listed.insert(key(object.meta()), Arc::new(object))),
+                        Err(meta) => drop(unreadable.insert(key(&meta), meta)),
+                    },
+                    watcher::Event::InitDone => {
+                        wait = Duration::from_millis(200);
+                        self.write(|it| it.unreadable = std::mem::take(&mut unreadable));
+                        self.replace(std::mem::take(&mut listed), &on_change);
+                        self.ready.send_replace(true);
+                    }
+                    watcher::Event::Apply(object) => {
+                        wait = Duration::from_millis(200);
+                        match open(object) {
+                            Ok(object) => {
+                                let key = key(object.meta());
+                                self.write(|it| drop(it.unreadable.remove(&key)));
+                                self.put(key, Some(Arc::new(object)), &on_change);
+                            }
+                            Err(meta) => {
+                                let key = key(&meta);
+                                self.write(|it| drop(it.unreadable.insert(key.clone(), meta)));
+                                self.put(key, None, &on_change);
                             }
                         }
-                        watcher::Event::Delete(object) => {
-                            let key = open(object).map_or_else(|meta| key(&meta), |it| key(it.meta()));
-                            self.write(|it| drop(it.unreadable.remove(&key)));
-                            self.put(key, None, &on_change);
-                        }
                     }
-                }
+                    watcher::Event::Delete(object) => {
+                        let key = open(object).map_or_else(|meta| key(&meta), |it| key(it.meta()));
+                        self.write(|it| drop(it.unreadable.remove(&key)));
+                        self.put(key, None, &on_change);
+                    }
+                },
                 Err(error) => {
                     tracing::warn!(watch = name, %error, "watch failed, tries again");
                     tokio::time::sleep(wait).await;
@@ -167,7 +172,8 @@ where
 
     /// A new list: what is not in it is gone.
     fn replace(&self, listed: HashMap<Key, Arc<K>>, on_change: &OnChange<K>) {
-        let gone: Vec<Key> = self.read(|it| it.objects.keys().filter(|it| !listed.contains_key(*it)).cloned().collect());
+        let gone: Vec<Key> =
+            self.read(|it| it.objects.keys().filter(|it| !listed.contains_key(*it)).cloned().collect());
         for key in gone {
             self.put(key, None, on_change);
         }
@@ -188,7 +194,10 @@ mod tests {
     use kube::ResourceExt as _;
 
     fn pod(name: &str, node: &str) -> SlimPod {
-        serde_json::from_value(serde_json::json!({"metadata": {"namespace": "a", "name": name}, "spec": {"nodeName": node}})).unwrap()
+        serde_json::from_value(
+            serde_json::json!({"metadata": {"namespace": "a", "name": name}, "spec": {"nodeName": node}}),
+        )
+        .unwrap()
     }
 
     #[tokio::test]

@@ -42,7 +42,9 @@ impl From<kube::Error> for Error {
             kube::Error::Api(status) if status.is_already_exists() => Error::AlreadyExists,
             kube::Error::Api(status) if status.code == 409 => Error::Conflict,
             kube::Error::Api(status) if status.code == 404 => Error::NotFound,
-            kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => Error::Refused(status.message.clone()),
+            kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => {
+                Error::Refused(status.message.clone())
+            }
             other => Error::Unavailable(other),
         }
     }
@@ -92,16 +94,24 @@ impl Cluster {
         shares: &BTreeMap<String, Option<u32>>,
         change: &NodeChange,
     ) -> Result<SlimNode, Error> {
-        let counts: BTreeMap<&String, Option<String>> = shares.iter().map(|(name, it)| (name, it.map(|it| it.to_string()))).collect();
+        let counts: BTreeMap<&String, Option<String>> =
+            shares.iter().map(|(name, it)| (name, it.map(|it| it.to_string()))).collect();
         let patch = json!({
             "metadata": {"resourceVersion": resource_version, "labels": change.labels, "annotations": change.annotations},
             "status": {"capacity": counts, "allocatable": counts},
         });
-        Ok(Api::<SlimNode>::all(self.client.clone()).patch_status(node, &merge(), &Patch::Merge(patch)).await?)
+        Ok(Api::<SlimNode>::all(self.client.clone())
+            .patch_status(node, &merge(), &Patch::Merge(patch))
+            .await?)
     }
 
     /// Writes labels, annotations, taints and the cordon of a node, in one guarded patch.
-    pub async fn write_node(&self, node: &str, resource_version: &str, change: &NodeChange) -> Result<SlimNode, Error> {
+    pub async fn write_node(
+        &self,
+        node: &str,
+        resource_version: &str,
+        change: &NodeChange,
+    ) -> Result<SlimNode, Error> {
         let mut spec = serde_json::Map::new();
         if let Some(taints) = &change.taints {
             spec.insert("taints".to_owned(), json!(taints));
@@ -119,7 +129,11 @@ impl Cluster {
     /// Creates a pod.
     pub async fn create_pod(&self, pod: &Pod) -> Result<(), Error> {
         let api = Api::<Pod>::namespaced(self.client.clone(), pod.namespace().as_deref().unwrap_or_default());
-        api.create(&PostParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PostParams::default() }, pod).await?;
+        api.create(
+            &PostParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PostParams::default() },
+            pod,
+        )
+        .await?;
         Ok(())
     }
 
@@ -135,7 +149,11 @@ impl Cluster {
     {
         let api = Api::<K>::namespaced(self.client.clone(), meta.namespace.as_deref().unwrap_or_default());
         let only = Preconditions { uid: meta.uid.clone(), resource_version: None };
-        match api.delete(meta.name.as_deref().unwrap_or_default(), &DeleteParams::background().preconditions(only)).await.map_err(Error::from) {
+        match api
+            .delete(meta.name.as_deref().unwrap_or_default(), &DeleteParams::background().preconditions(only))
+            .await
+            .map_err(Error::from)
+        {
             Ok(_) | Err(Error::NotFound | Error::Conflict) => Ok(()),
             Err(error) => Err(error),
         }
@@ -144,10 +162,17 @@ impl Cluster {
     /// Asks that a pod leave, as far as its PodDisruptionBudgets allow. Typed by hand: kube's own evict sends its
     /// options under a name that Kubernetes does not read.
     pub async fn evict(&self, pod: &SlimPod) -> Result<Evicted, Error> {
-        let api = Api::<Pod>::namespaced(self.client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default());
+        let api = Api::<Pod>::namespaced(
+            self.client.clone(),
+            pod.metadata.namespace.as_deref().unwrap_or_default(),
+        );
         let name = pod.metadata.name.clone().unwrap_or_default();
         let eviction = Eviction {
-            metadata: ObjectMeta { name: Some(name.clone()), namespace: pod.metadata.namespace.clone(), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: pod.metadata.namespace.clone(),
+                ..ObjectMeta::default()
+            },
             delete_options: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions {
                 preconditions: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Preconditions {
                     uid: pod.metadata.uid.clone(),
@@ -156,11 +181,21 @@ impl Cluster {
                 ..Default::default()
             }),
         };
-        match api.create_subresource::<Eviction, kube::core::Status>("eviction", &name, &PostParams::default(), &eviction).await {
+        match api
+            .create_subresource::<Eviction, kube::core::Status>(
+                "eviction",
+                &name,
+                &PostParams::default(),
+                &eviction,
+            )
+            .await
+        {
             Ok(_) => Ok(Evicted::Leaving),
             Err(kube::Error::Api(status)) if status.code == 429 => Ok(Evicted::Blocked(blocked(&status))),
             // Two budgets for one pod are a 500: nobody can evict it until one of them goes.
-            Err(kube::Error::Api(status)) if status.code == 500 => Ok(Evicted::Blocked(status.message.clone())),
+            Err(kube::Error::Api(status)) if status.code == 500 => {
+                Ok(Evicted::Blocked(status.message.clone()))
+            }
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Evicted::Gone),
             Err(error) => Err(error.into()),
         }
@@ -183,7 +218,8 @@ impl Cluster {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
     {
-        let all: Vec<&str> = meta.finalizers.iter().flatten().map(String::as_str).chain([finalizer]).collect();
+        let all: Vec<&str> =
+            meta.finalizers.iter().flatten().map(String::as_str).chain([finalizer]).collect();
         self.patch_meta::<K>(meta, json!({"finalizers": all})).await
     }
 
@@ -202,7 +238,12 @@ impl Cluster {
         change["resourceVersion"] = json!(meta.resource_version);
         change["uid"] = json!(meta.uid);
         let api = Api::<K>::namespaced(self.client.clone(), meta.namespace.as_deref().unwrap_or_default());
-        api.patch_metadata(meta.name.as_deref().unwrap_or_default(), &merge(), &Patch::Merge(json!({"metadata": change}))).await?;
+        api.patch_metadata(
+            meta.name.as_deref().unwrap_or_default(),
+            &merge(),
+            &Patch::Merge(json!({"metadata": change})),
+        )
+        .await?;
         Ok(())
     }
 
@@ -250,7 +291,10 @@ impl Cluster {
 
     /// Creates a claim for a disk; one that is there already is kept as it is.
     pub async fn create_claim(&self, claim: &PersistentVolumeClaim) -> Result<(), Error> {
-        let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), claim.namespace().as_deref().unwrap_or_default());
+        let api = Api::<PersistentVolumeClaim>::namespaced(
+            self.client.clone(),
+            claim.namespace().as_deref().unwrap_or_default(),
+        );
         match api.create(&PostParams::default(), claim).await.map_err(Error::from) {
             Ok(_) | Err(Error::AlreadyExists) => Ok(()),
             Err(error) => Err(error),

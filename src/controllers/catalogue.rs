@@ -11,7 +11,8 @@ use super::pool::number;
 use super::{Context, Published, status};
 use crate::api::condition::{Conditions, Reason, Type};
 use crate::api::{
-    Account, AccountStatus, CardType, CardTypeStatus, Payment, PaymentStatus, SpotMarket, SpotMarketStatus, Tariff, TariffStatus, names,
+    Account, AccountStatus, CardType, CardTypeStatus, Payment, PaymentStatus, SpotMarket, SpotMarketStatus,
+    Tariff, TariffStatus, names,
 };
 use crate::cluster::read::{Caches, Kind};
 use crate::domain::units::{parse_milli, parse_whole};
@@ -24,7 +25,12 @@ pub(super) async fn report(context: &Context) -> bool {
     for it in context.caches.card_types.all() {
         let mut new = published.cards.get(&it.name_any()).cloned().unwrap_or_default();
         new.observed_generation = it.metadata.generation;
-        new.conditions = conditions(context, &*it, it.status.as_ref().map(|it| &it.conditions), check_card_type(&published, &it));
+        new.conditions = conditions(
+            context,
+            &*it,
+            it.status.as_ref().map(|it| &it.conditions),
+            check_card_type(&published, &it),
+        );
         well &= write(context, &*it, it.status.as_ref(), &new, |it: &CardTypeStatus| &it.conditions).await;
     }
     for it in context.caches.tariffs.all() {
@@ -73,7 +79,13 @@ fn measure(context: &Context, published: &Published) {
 }
 
 /// Writes a status and tells of it; false when that failed.
-async fn write<K, S>(context: &Context, object: &K, old: Option<&S>, new: &S, of: fn(&S) -> &Vec<Condition>) -> bool
+async fn write<K, S>(
+    context: &Context,
+    object: &K,
+    old: Option<&S>,
+    new: &S,
+    of: fn(&S) -> &Vec<Condition>,
+) -> bool
 where
     K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
     S: serde::Serialize,
@@ -87,11 +99,18 @@ where
     written.is_ok()
 }
 
-fn conditions<K: Resource>(context: &Context, object: &K, before: Option<&Vec<Condition>>, checked: Result<(), Problem>) -> Vec<Condition> {
+fn conditions<K: Resource>(
+    context: &Context,
+    object: &K,
+    before: Option<&Vec<Condition>>,
+    checked: Result<(), Problem>,
+) -> Vec<Condition> {
     let before = before.cloned().unwrap_or_default();
     let mut conditions = Conditions::new(&before, object.meta().generation, (context.now)());
     match checked {
-        Ok(()) => conditions.set(Type::Ready, Some(true), Reason::Valid, "valid, and all that it names exists"),
+        Ok(()) => {
+            conditions.set(Type::Ready, Some(true), Reason::Valid, "valid, and all that it names exists")
+        }
         Err(problem) => conditions.set(Type::Ready, Some(false), problem.reason, problem.message),
     };
     conditions.done()
@@ -113,7 +132,9 @@ fn check_card_type(published: &Published, it: &CardType) -> Result<(), Problem> 
     match published.conflicts.get(&it.name_any()) {
         None => Ok(()),
         Some(node) => {
-            let message = format!("node {node} is matched by another CardType too and belongs to neither: make the nodeSelectors exclude each other");
+            let message = format!(
+                "node {node} is matched by another CardType too and belongs to neither: make the nodeSelectors exclude each other"
+            );
             Err(Problem::new(Reason::Conflict, message))
         }
     }
@@ -152,13 +173,19 @@ fn check_tariff(caches: &Caches, it: &Tariff) -> Result<(), Problem> {
         facts::card_type(caches, name)?;
     }
     let others = caches.tariffs.all();
-    let twin = |same: &dyn Fn(&Tariff) -> bool| others.iter().find(|other| other.name_any() != it.name_any() && same(other)).map(|it| it.name_any());
+    let twin = |same: &dyn Fn(&Tariff) -> bool| {
+        others.iter().find(|other| other.name_any() != it.name_any() && same(other)).map(|it| it.name_any())
+    };
     if let Some(other) = twin(&|other| other.spec.region == spec.region) {
-        let message = format!("Tariff {other} is for region {} too; the first by name is used: keep one", spec.region);
+        let message =
+            format!("Tariff {other} is for region {} too; the first by name is used: keep one", spec.region);
         return Err(Problem::new(Reason::Conflict, message));
     }
     if let Some(other) = twin(&|other| spec.default && other.spec.default) {
-        return Err(Problem::new(Reason::Conflict, format!("Tariff {other} is the default too; the first by name is used: keep one")));
+        return Err(Problem::new(
+            Reason::Conflict,
+            format!("Tariff {other} is the default too; the first by name is used: keep one"),
+        ));
     }
     Ok(())
 }
@@ -178,11 +205,14 @@ fn market_status(context: &Context, published: &Published, it: &SpotMarket) -> S
             }
         }
     });
-    let type_of = |node: &str| context.caches.nodes.get("", node).and_then(|it| it.labels().get(names::CARD_TYPE).cloned());
-    let runs = |(contract, outcome): &(&crate::cluster::read::ContractRef, &crate::domain::allocate::Outcome)| {
-        let here = outcome.holdings.first().and_then(|it| type_of(&it.node));
-        contract.kind == Kind::Spot && here.as_ref() == Some(&it.spec.card_type)
+    let type_of = |node: &str| {
+        context.caches.nodes.get("", node).and_then(|it| it.labels().get(names::CARD_TYPE).cloned())
     };
+    let runs =
+        |(contract, outcome): &(&crate::cluster::read::ContractRef, &crate::domain::allocate::Outcome)| {
+            let here = outcome.holdings.first().and_then(|it| type_of(&it.node));
+            contract.kind == Kind::Spot && here.as_ref() == Some(&it.spec.card_type)
+        };
     let running = published.outcomes.iter().filter(runs).count();
     SpotMarketStatus {
         observed_generation: it.metadata.generation,
@@ -201,5 +231,7 @@ fn check_account(caches: &Caches, it: &Account) -> Result<(), Problem> {
 fn check_payment(caches: &Caches, it: &Payment) -> Result<(), Problem> {
     amount("amount", &it.spec.amount)?;
     let found = caches.accounts.get("", &it.spec.account);
-    found.map(drop).ok_or_else(|| Problem::new(Reason::UnknownAccount, format!("the Account {} does not exist", it.spec.account)))
+    found.map(drop).ok_or_else(|| {
+        Problem::new(Reason::UnknownAccount, format!("the Account {} does not exist", it.spec.account))
+    })
 }

@@ -54,9 +54,14 @@ fn elastic(caches: &Caches, endpoint: &ServerlessEndpoint) -> Result<(String, Ar
     };
     let card_type = facts::card_type(caches, &on.card_type)?;
     let (account, tariff) = facts::payer(caches, &endpoint.namespace().unwrap_or_default(), &on.region)?;
-    let priced = tariff.spec.serverless.as_ref().is_some_and(|it| it.cards.iter().any(|it| it.card_type == on.card_type));
+    let priced = tariff
+        .spec
+        .serverless
+        .as_ref()
+        .is_some_and(|it| it.cards.iter().any(|it| it.card_type == on.card_type));
     if !priced {
-        let message = format!("Tariff {} has no serverless price for card type {}", tariff.name_any(), on.card_type);
+        let message =
+            format!("Tariff {} has no serverless price for card type {}", tariff.name_any(), on.card_type);
         return Err(Problem::new(Reason::NoPrice, message));
     }
     Ok((account.name_any(), card_type))
@@ -67,15 +72,24 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
     let namespace = endpoint.namespace().unwrap_or_default();
     let placement = &endpoint.spec.placement;
     if let Some(on) = &placement.resident_pool {
-        let unknown = || Problem::new(Reason::UnknownPlacement, format!("there is no ResidentPool {} in namespace {namespace}", on.name));
+        let unknown = || {
+            Problem::new(
+                Reason::UnknownPlacement,
+                format!("there is no ResidentPool {} in namespace {namespace}", on.name),
+            )
+        };
         let pool = caches.pools.get(&namespace, &on.name).ok_or_else(unknown)?;
         let card_type = facts::card_type(caches, &pool.spec.card_type)?;
         let (admitted, left) = pool::admitted(caches, &pool);
-        let instances = admitted.iter().find(|it| it.endpoint == endpoint.name_any()).map_or(0, |it| it.instances);
+        let instances =
+            admitted.iter().find(|it| it.endpoint == endpoint.name_any()).map_or(0, |it| it.instances);
         let bought = pool.status.as_ref().is_some_and(|it| it.bought.is_some());
         // A pool that is being deleted waits for its instances.
         let short = if !bought {
-            Some(Problem::new(Reason::PlacementNotReady, format!("ResidentPool {} has no cards yet", on.name)))
+            Some(Problem::new(
+                Reason::PlacementNotReady,
+                format!("ResidentPool {} has no cards yet", on.name),
+            ))
         } else if instances < count(on.instances) {
             let message = format!(
                 "ResidentPool {} has room for {instances} of {} instances: {} cards and {} GB of disk are left",
@@ -97,16 +111,27 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
         });
     }
     if let Some(on) = &placement.dedicated_group {
-        let unknown = || Problem::new(Reason::UnknownPlacement, format!("there is no DedicatedGroup {} in namespace {namespace}", on.name));
+        let unknown = || {
+            Problem::new(
+                Reason::UnknownPlacement,
+                format!("there is no DedicatedGroup {} in namespace {namespace}", on.name),
+            )
+        };
         let group = caches.groups.get(&namespace, &on.name).ok_or_else(unknown)?;
         if group.spec.usage != Usage::Inference {
-            let message = format!("DedicatedGroup {} is for {:?}: endpoints need a group of usage Inference", on.name, group.spec.usage);
+            let message = format!(
+                "DedicatedGroup {} is for {:?}: endpoints need a group of usage Inference",
+                on.name, group.spec.usage
+            );
             return Err(Problem::new(Reason::GroupNotInference, message));
         }
         let phase = group.status.as_ref().and_then(|it| it.phase);
-        let usable = matches!(phase, Some(GroupPhase::Running | GroupPhase::Abnormal)) && !is_leaving(&*group);
+        let usable =
+            matches!(phase, Some(GroupPhase::Running | GroupPhase::Abnormal)) && !is_leaving(&*group);
         let card_type = super::group::card_types(caches, &group)?.into_iter().next().ok_or_else(unknown)?;
-        let short = (!usable).then(|| Problem::new(Reason::PlacementNotReady, format!("DedicatedGroup {} is not Running", on.name)));
+        let short = (!usable).then(|| {
+            Problem::new(Reason::PlacementNotReady, format!("DedicatedGroup {} is not Running", on.name))
+        });
         // A machine that is away for a moment ends no worker.
         let wanted = if is_leaving(&*group) { 0 } else { count(on.instances) };
         return Ok(Place {
@@ -114,7 +139,11 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
             share: Share::Dedicated(key(&*group)),
             wanted,
             disk_bytes: None,
-            node_selector: [(names::GROUP.to_owned(), on.name.clone()), (names::GROUP_NAMESPACE.to_owned(), namespace)].into(),
+            node_selector: [
+                (names::GROUP.to_owned(), on.name.clone()),
+                (names::GROUP_NAMESPACE.to_owned(), namespace),
+            ]
+            .into(),
             short,
             elastic: false,
             open: usable,
@@ -148,11 +177,15 @@ fn runs(endpoint: &ServerlessEndpoint, now: Timestamp) -> Result<bool, Problem> 
 /// What the last rule that fired says; before any has, it is stopped.
 fn scheduled(schedule: &Schedule, now: Timestamp) -> Result<bool, Problem> {
     let zone = jiff::tz::TimeZone::get(&schedule.time_zone);
-    let zone = zone.map_err(|_| Problem::new(Reason::Invalid, format!("there is no time zone {}", schedule.time_zone)))?;
+    let zone = zone.map_err(|_| {
+        Problem::new(Reason::Invalid, format!("there is no time zone {}", schedule.time_zone))
+    })?;
     let now = now.to_zoned(zone);
     let mut last: Option<(jiff::Zoned, bool)> = None;
     for rule in &schedule.rules {
-        let bad = |it: croner::errors::CronError| Problem::new(Reason::Invalid, format!("schedule rule `{}`: {it}", rule.at));
+        let bad = |it: croner::errors::CronError| {
+            Problem::new(Reason::Invalid, format!("schedule rule `{}`: {it}", rule.at))
+        };
         let cron: croner::Cron = rule.at.parse().map_err(bad)?;
         // A rule whose date never comes (30 February) never fires.
         if let Ok(fired) = cron.find_previous_occurrence(&now, true)
@@ -165,27 +198,38 @@ fn scheduled(schedule: &Schedule, now: Timestamp) -> Result<bool, Problem> {
 }
 
 fn pods(caches: &Caches, endpoint: &ServerlessEndpoint) -> Vec<Arc<SlimPod>> {
-    let mut pods = caches.pods.under(&format!("endpoint/{}/{}", endpoint.namespace().unwrap_or_default(), endpoint.name_any()));
+    let mut pods = caches.pods.under(&format!(
+        "endpoint/{}/{}",
+        endpoint.namespace().unwrap_or_default(),
+        endpoint.name_any()
+    ));
     // A pod with our label that is not ours is not a worker.
-    pods.retain(|it| it.metadata.owner_references.iter().flatten().any(|it| Some(&it.uid) == endpoint.metadata.uid.as_ref()));
+    pods.retain(|it| {
+        it.metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .any(|it| Some(&it.uid) == endpoint.metadata.uid.as_ref())
+    });
     pods
 }
 
 /// What the endpoint asks of the allocator: only elastic workers compete for cards.
 pub(super) fn claim(caches: &Caches, endpoint: &ServerlessEndpoint, now: Timestamp) -> Option<Claim> {
-    if endpoint.spec.placement.serverless.is_none() {
-        return None;
-    }
+    endpoint.spec.placement.serverless.as_ref()?;
     let pods = pods(caches, endpoint);
     let (account, card_type) = elastic(caches, endpoint).ok()?;
-    let live: Vec<&Arc<SlimPod>> = pods.iter().filter(|it| it.metadata.deletion_timestamp.is_none() && !it.is_over()).collect();
+    let live: Vec<&Arc<SlimPod>> =
+        pods.iter().filter(|it| it.metadata.deletion_timestamp.is_none() && !it.is_over()).collect();
     let unbound = live.iter().filter(|it| it.spec.node_name.is_none());
-    let promised = |it: &&Arc<SlimPod>| it.annotations().get(names::PROMISED_NODE).cloned().unwrap_or_default();
-    let unbound: Vec<String> = unbound.map(|it| promised(&it)).collect();
+    let promised =
+        |it: &&Arc<SlimPod>| it.annotations().get(names::PROMISED_NODE).cloned().unwrap_or_default();
+    let unbound: Vec<String> = unbound.map(promised).collect();
     let on = !is_leaving(endpoint) && runs(endpoint, now).unwrap_or(false);
     let active = if on { count(endpoint.spec.workers.active) } else { 0 };
     let surge = endpoint.spec.rollout.as_ref().map_or(0, |it| count(it.surge));
-    let revision = worker::revision(&endpoint.spec.template, &Share::Shared, count(endpoint.spec.workers.gpus), None);
+    let revision =
+        worker::revision(&endpoint.spec.template, &Share::Shared, count(endpoint.spec.workers.gpus), None);
     let rolling = live.iter().any(|it| it.label(names::REVISION) != Some(&revision));
     let wanted = if rolling && on { active + surge } else { active };
     Some(Claim {
@@ -249,7 +293,8 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     // Validate.
     let place = place(context, &endpoint).and_then(|it| {
         let cards = count(endpoint.spec.workers.gpus);
-        let per_card = facts::per_card(&it.card_type).map_err(|it| Problem::new(Reason::Invalid, it.to_string()))?;
+        let per_card =
+            facts::per_card(&it.card_type).map_err(|it| Problem::new(Reason::Invalid, it.to_string()))?;
         let mut size = per_card.times(cards);
         size.disk_bytes = it.disk_bytes.unwrap_or(size.disk_bytes);
         worker::validate(&endpoint.spec.template, &it.card_type.spec.resource_name, &size)?;
@@ -259,7 +304,12 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
 
     // Plan.
     let revision = match &place {
-        Ok((it, _)) => worker::revision(&endpoint.spec.template, &it.share, count(endpoint.spec.workers.gpus), it.disk_bytes),
+        Ok((it, _)) => worker::revision(
+            &endpoint.spec.template,
+            &it.share,
+            count(endpoint.spec.workers.gpus),
+            it.disk_bytes,
+        ),
         Err(_) => endpoint.status.as_ref().map(|it| it.revision.clone()).unwrap_or_default(),
     };
     let setback = context.setback(contract);
@@ -273,7 +323,9 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     let by_label = caches.pods.under(&format!("endpoint/{}/{}", contract.namespace, contract.name));
     let next = by_label.iter().map(|it| number_of(&it.name_any()) + 1).max().unwrap_or(1);
     let room = u32::try_from(room).unwrap_or(u32::MAX);
-    let plan = |count| workers::plan(&workers::Wanted { count, revision: revision.clone(), surge, room, next }, &seen);
+    let plan = |count| {
+        workers::plan(&workers::Wanted { count, revision: revision.clone(), surge, room, next }, &seen)
+    };
     let (wanted, steps) = match (&place, &runs) {
         _ if is_leaving(&*endpoint) => (0, plan(0)),
         (Ok((place, _)), Ok(true)) => (place.wanted, plan(place.wanted)),
@@ -282,13 +334,30 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     };
 
     // Apply.
-    let applied = apply(context, contract, &endpoint, place.as_ref().ok(), &pods, &steps, outcome.as_ref(), &revision).await;
+    let applied =
+        apply(context, contract, &endpoint, place.as_ref().ok(), &pods, &steps, outcome.as_ref(), &revision)
+            .await;
 
     // Status.
-    let new = make_status(context, &endpoint, place.as_ref().map(|it| &it.0), &runs, &seen, wanted, outcome.as_ref(), &revision);
+    let new = make_status(
+        context,
+        &endpoint,
+        place.as_ref().map(|it| &it.0),
+        &runs,
+        &seen,
+        wanted,
+        outcome.as_ref(),
+        &revision,
+    );
     let ready = new.conditions.iter().find(|it| it.type_ == "Ready").cloned();
     let written = status::write(context, &*endpoint, endpoint.status.as_ref(), &new).await;
-    status::tell(context, &*endpoint, endpoint.status.as_ref().map(|it| it.conditions.as_slice()), ready.as_ref()).await;
+    status::tell(
+        context,
+        &*endpoint,
+        endpoint.status.as_ref().map(|it| it.conditions.as_slice()),
+        ready.as_ref(),
+    )
+    .await;
     applied?;
     written?;
     let schedule = (endpoint.spec.state == State::Scheduled).then_some(TICK);
@@ -297,8 +366,12 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
 
 /// Whose worker it is; on a group also whose machine it uses.
 fn labels(endpoint: &ServerlessEndpoint, revision: &str) -> BTreeMap<String, String> {
-    let group = endpoint.spec.placement.dedicated_group.as_ref().map(|it| (names::GROUP.to_owned(), it.name.clone()));
-    let own = [(names::ENDPOINT.to_owned(), endpoint.name_any()), (names::REVISION.to_owned(), revision.to_owned())];
+    let group =
+        endpoint.spec.placement.dedicated_group.as_ref().map(|it| (names::GROUP.to_owned(), it.name.clone()));
+    let own = [
+        (names::ENDPOINT.to_owned(), endpoint.name_any()),
+        (names::REVISION.to_owned(), revision.to_owned()),
+    ];
     own.into_iter().chain(group).collect()
 }
 
@@ -326,7 +399,9 @@ async fn apply(
             context.cluster.delete_pod(pod).await.map_err(Error::Apply)?;
         }
     }
-    let (Some((place, size)), Some(owner)) = (place, endpoint.controller_owner_ref(&())) else { return Ok(()) };
+    let (Some((place, size)), Some(owner)) = (place, endpoint.controller_owner_ref(&())) else {
+        return Ok(());
+    };
     let promised = outcome.map(|it| it.worker_nodes.as_slice()).unwrap_or_default();
     let mut numbers = steps.create.first().copied().unwrap_or(1)..;
     for at in 0..steps.create.len() {
@@ -350,7 +425,12 @@ async fn apply(
 }
 
 /// Creates a worker under the next number whose name is not somebody else's.
-async fn create(context: &Context, endpoint: &ServerlessEndpoint, mut pod: Pod, numbers: &mut impl Iterator<Item = u32>) -> Result<(), Error> {
+async fn create(
+    context: &Context,
+    endpoint: &ServerlessEndpoint,
+    mut pod: Pod,
+    numbers: &mut impl Iterator<Item = u32>,
+) -> Result<(), Error> {
     let namespace = endpoint.namespace().unwrap_or_default();
     for number in numbers.take(NAMES_TRIED) {
         let name = format!("{}-{number}", endpoint.name_any());
@@ -359,7 +439,13 @@ async fn create(context: &Context, endpoint: &ServerlessEndpoint, mut pod: Pod, 
             Ok(()) => return Ok(()),
             Err(write::Error::AlreadyExists) => {
                 let there = context.cluster.read::<SlimPod>(&namespace, &name).await.map_err(Error::Apply)?;
-                let ours = |it: SlimPod| it.metadata.owner_references.iter().flatten().any(|it| Some(&it.uid) == endpoint.metadata.uid.as_ref());
+                let ours = |it: SlimPod| {
+                    it.metadata
+                        .owner_references
+                        .iter()
+                        .flatten()
+                        .any(|it| Some(&it.uid) == endpoint.metadata.uid.as_ref())
+                };
                 // The view was old: the pod is there, and the watch will show it.
                 if there.is_some_and(ours) {
                     return Ok(());
@@ -394,7 +480,11 @@ pub(super) async fn release_ended(context: &Context, contract: &ContractRef) -> 
             {
                 continue;
             }
-            context.cluster.remove_finalizer::<Pod>(&pod.metadata, names::METERING).await.map_err(Error::Apply)?;
+            context
+                .cluster
+                .remove_finalizer::<Pod>(&pod.metadata, names::METERING)
+                .await
+                .map_err(Error::Apply)?;
         }
     }
     Ok(Done::Settled)
@@ -418,7 +508,9 @@ fn make_status(
     let stopped = matches!(runs, Ok(false));
     let card_type = place.map_or_else(|_| String::new(), |it| it.card_type.name_any());
     let short = match place {
-        Ok(place) if place.elastic => outcome.and_then(|it| it.shortage.as_ref()).map(|it| pool::in_words(it, &card_type)),
+        Ok(place) if place.elastic => {
+            outcome.and_then(|it| it.shortage.as_ref()).map(|it| pool::in_words(it, &card_type))
+        }
         Ok(place) => place.short.clone(),
         Err(problem) => Some(problem.clone()),
     };
@@ -438,8 +530,15 @@ fn make_status(
     let waits = wanted.saturating_sub(live) > 0 || place.is_ok_and(|it| !it.elastic);
     let no_cards = short.clone().filter(|_| waits && !stopped);
     match &no_cards {
-        Some(problem) => conditions.set(Type::CardsAvailable, Some(false), problem.reason, problem.message.clone()),
-        None => conditions.set(Type::CardsAvailable, Some(true), Reason::AsBought, "there are cards for all workers that are wanted"),
+        Some(problem) => {
+            conditions.set(Type::CardsAvailable, Some(false), problem.reason, problem.message.clone())
+        }
+        None => conditions.set(
+            Type::CardsAvailable,
+            Some(true),
+            Reason::AsBought,
+            "there are cards for all workers that are wanted",
+        ),
     };
     let of = format!("{} of {wanted} workers are ready", counts.ready);
     let workers_reason = if all_ready { Reason::Running } else { Reason::Progressing };
@@ -447,7 +546,11 @@ fn make_status(
     let (holds, reason, message) = match (place, runs) {
         (Err(problem), _) => (false, problem.reason, problem.message.clone()),
         (_, Err(problem)) => (false, problem.reason, problem.message.clone()),
-        (Ok(_), Ok(false)) => (true, Reason::Stopped, "stopped, as its state says; it serves nothing and costs nothing".to_owned()),
+        (Ok(_), Ok(false)) => (
+            true,
+            Reason::Stopped,
+            "stopped, as its state says; it serves nothing and costs nothing".to_owned(),
+        ),
         (Ok(_), Ok(true)) => match no_cards {
             Some(problem) => (false, problem.reason, problem.message),
             None if wanted == 0 => (true, Reason::Idle, "scaled to zero".to_owned()),
@@ -455,7 +558,12 @@ fn make_status(
             None => (false, Reason::Progressing, of),
         },
     };
-    conditions.set(Type::Ready, Some(holds && !is_leaving(endpoint)), if is_leaving(endpoint) { Reason::Deleting } else { reason }, message);
+    conditions.set(
+        Type::Ready,
+        Some(holds && !is_leaving(endpoint)),
+        if is_leaving(endpoint) { Reason::Deleting } else { reason },
+        message,
+    );
     ServerlessEndpointStatus {
         observed_generation: endpoint.metadata.generation,
         phase: Some(phase),

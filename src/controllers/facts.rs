@@ -28,11 +28,17 @@ impl Problem {
 pub fn account(caches: &Caches, namespace: &str) -> Result<std::sync::Arc<Account>, Problem> {
     let found = caches.namespaces.get("", namespace).and_then(|it| it.labels().get(names::ACCOUNT).cloned());
     let Some(name) = found else {
-        let message = format!("namespace {namespace} has no label {}: nobody pays for it; label it with the name of an Account", names::ACCOUNT);
+        let message = format!(
+            "namespace {namespace} has no label {}: nobody pays for it; label it with the name of an Account",
+            names::ACCOUNT
+        );
         return Err(Problem::new(Reason::NoAccount, message));
     };
     caches.accounts.get("", &name).ok_or_else(|| {
-        Problem::new(Reason::UnknownAccount, format!("the Account {name} (label {} of namespace {namespace}) does not exist", names::ACCOUNT))
+        Problem::new(
+            Reason::UnknownAccount,
+            format!("the Account {name} (label {} of namespace {namespace}) does not exist", names::ACCOUNT),
+        )
     })
 }
 
@@ -40,15 +46,24 @@ pub fn account(caches: &Caches, namespace: &str) -> Result<std::sync::Arc<Accoun
 pub fn tariff(caches: &Caches, region: &str) -> Result<std::sync::Arc<Tariff>, Problem> {
     let mut all = caches.tariffs.all();
     all.sort_by_key(|it| it.name_any());
-    let found = all.into_iter().find(|it| if region.is_empty() { it.spec.default } else { it.spec.region == region });
+    let found =
+        all.into_iter().find(|it| if region.is_empty() { it.spec.default } else { it.spec.region == region });
     found.ok_or_else(|| {
-        let what = if region.is_empty() { "no Tariff is the default".to_owned() } else { format!("there is no Tariff for region {region}") };
+        let what = if region.is_empty() {
+            "no Tariff is the default".to_owned()
+        } else {
+            format!("there is no Tariff for region {region}")
+        };
         Problem::new(Reason::NoTariff, what)
     })
 }
 
 /// Account and tariff that go together.
-pub fn payer(caches: &Caches, namespace: &str, region: &str) -> Result<(std::sync::Arc<Account>, std::sync::Arc<Tariff>), Problem> {
+pub fn payer(
+    caches: &Caches,
+    namespace: &str,
+    region: &str,
+) -> Result<(std::sync::Arc<Account>, std::sync::Arc<Tariff>), Problem> {
     let tariff = tariff(caches, region)?;
     let account = account(caches, namespace)?;
     if account.spec.currency != tariff.spec.currency {
@@ -66,28 +81,50 @@ pub fn payer(caches: &Caches, namespace: &str, region: &str) -> Result<(std::syn
 
 /// A card type.
 pub fn card_type(caches: &Caches, name: &str) -> Result<std::sync::Arc<CardType>, Problem> {
-    caches.card_types.get("", name).ok_or_else(|| Problem::new(Reason::UnknownCardType, format!("the CardType {name} does not exist")))
+    caches
+        .card_types
+        .get("", name)
+        .ok_or_else(|| Problem::new(Reason::UnknownCardType, format!("the CardType {name} does not exist")))
 }
 
 /// What goes with one card.
 pub fn per_card(card_type: &CardType) -> Result<Size, NotAQuantity> {
     let part = &card_type.spec.per_card;
-    Ok(Size { cpu_milli: parse_milli(&part.cpu.0)?, memory_bytes: parse_whole(&part.memory.0)?, disk_bytes: parse_whole(&part.disk.0)? })
+    Ok(Size {
+        cpu_milli: parse_milli(&part.cpu.0)?,
+        memory_bytes: parse_whole(&part.memory.0)?,
+        disk_bytes: parse_whole(&part.disk.0)?,
+    })
 }
 
 /// The market of a card type in a tariff's region; one without a region is for all.
 pub fn market(caches: &Caches, card_type: &str, region: &str) -> Result<std::sync::Arc<SpotMarket>, Problem> {
     let mut all = caches.markets.all();
     all.sort_by_key(|it| (it.spec.region.is_empty(), it.name_any()));
-    let found = all.into_iter().find(|it| it.spec.card_type == card_type && (it.spec.region == region || it.spec.region.is_empty()));
-    found.ok_or_else(|| Problem::new(Reason::NoMarket, format!("there is no SpotMarket for card type {card_type} in region {region}")))
+    let found = all
+        .into_iter()
+        .find(|it| it.spec.card_type == card_type && (it.spec.region == region || it.spec.region.is_empty()));
+    found.ok_or_else(|| {
+        Problem::new(
+            Reason::NoMarket,
+            format!("there is no SpotMarket for card type {card_type} in region {region}"),
+        )
+    })
 }
 
 /// The list price of a market, per card-hour. Only a fixed one is known so far.
 pub fn price(market: &SpotMarket) -> Result<Decimal, Problem> {
     let Some(fixed) = &market.spec.price.fixed else {
-        let message = format!("SpotMarket {} has no fixed price; prices from inventory or a feed are not served yet", market.name_any());
+        let message = format!(
+            "SpotMarket {} has no fixed price; prices from inventory or a feed are not served yet",
+            market.name_any()
+        );
         return Err(Problem::new(Reason::NoPrice, message));
     };
-    fixed.parse().map_err(|_| Problem::new(Reason::NoPrice, format!("the price `{fixed}` of SpotMarket {} is not a number", market.name_any())))
+    fixed.parse().map_err(|_| {
+        Problem::new(
+            Reason::NoPrice,
+            format!("the price `{fixed}` of SpotMarket {} is not a number", market.name_any()),
+        )
+    })
 }

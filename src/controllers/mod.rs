@@ -34,11 +34,11 @@ const CONTRACTS_AT_ONCE: usize = 32;
 /// Changes that come within this time are looked at together.
 const GATHER: Duration = Duration::from_millis(10);
 /// Everything is looked at again after this, whatever happened: watches may have missed something.
-const RESYNC: Duration = Duration::from_secs(300);
+const RESYNC: Duration = Duration::from_mins(5);
 /// Schedules and drains are looked at this often.
 const TICK: Duration = Duration::from_secs(5);
 /// A contract whose pods did not end by themselves for so long is as good as new.
-const FORGET_SETBACKS: Duration = Duration::from_secs(900);
+const FORGET_SETBACKS: Duration = Duration::from_mins(15);
 
 /// What all controllers share.
 pub struct Context {
@@ -88,7 +88,7 @@ impl Setback {
     }
 
     fn wait(&self) -> Duration {
-        Duration::from_secs(2_u64.pow(self.count.min(9))).min(Duration::from_secs(300))
+        Duration::from_secs(2_u64.pow(self.count.min(9))).min(Duration::from_mins(5))
     }
 }
 
@@ -117,19 +117,44 @@ pub enum Done {
 
 impl Context {
     /// Makes the context and registers its metrics.
-    pub fn new(cluster: Cluster, caches: Caches, now: fn() -> Timestamp, registry: &Registry) -> prometheus::Result<Context> {
-        let passes = IntCounterVec::new(Opts::new("tenure_passes_total", "Passes over contracts, by kind and how they ended"), &["kind", "outcome"])?;
+    pub fn new(
+        cluster: Cluster,
+        caches: Caches,
+        now: fn() -> Timestamp,
+        registry: &Registry,
+    ) -> prometheus::Result<Context> {
+        let passes = IntCounterVec::new(
+            Opts::new("tenure_passes_total", "Passes over contracts, by kind and how they ended"),
+            &["kind", "outcome"],
+        )?;
         registry.register(Box::new(passes.clone()))?;
-        let cards = IntGaugeVec::new(Opts::new("tenure_cards", "Cards of managed nodes, by card type and state; free ones are shared too"), &["card_type", "state"])?;
+        let cards = IntGaugeVec::new(
+            Opts::new(
+                "tenure_cards",
+                "Cards of managed nodes, by card type and state; free ones are shared too",
+            ),
+            &["card_type", "state"],
+        )?;
         registry.register(Box::new(cards.clone()))?;
-        Ok(Context { cluster, caches, now, published: watch::Sender::default(), passes, cards, again: Mutex::default(), setbacks: Mutex::default() })
+        Ok(Context {
+            cluster,
+            caches,
+            now,
+            published: watch::Sender::default(),
+            passes,
+            cards,
+            again: Mutex::default(),
+            setbacks: Mutex::default(),
+        })
     }
 
     /// Notes that a pod of the contract ended by itself.
     pub(in crate::controllers) fn note_setback(&self, contract: &ContractRef) {
         let mut setbacks = self.setbacks.lock().unwrap_or_else(PoisonError::into_inner);
         setbacks.retain(|_, it| it.last.elapsed() < FORGET_SETBACKS);
-        let setback = setbacks.entry(contract.clone()).or_insert(Setback { count: 0, last: tokio::time::Instant::now() });
+        let setback = setbacks
+            .entry(contract.clone())
+            .or_insert(Setback { count: 0, last: tokio::time::Instant::now() });
         setback.count += 1;
         setback.last = tokio::time::Instant::now();
     }
@@ -204,8 +229,12 @@ async fn contracts(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: Cancel
             seen = latest;
         }
         // One pass over a contract at a time; what changes meanwhile waits for the next.
-        let ready: Vec<ContractRef> =
-            waiting.iter().filter(|it| !under_way.contains(*it)).take(CONTRACTS_AT_ONCE.saturating_sub(under_way.len())).cloned().collect();
+        let ready: Vec<ContractRef> = waiting
+            .iter()
+            .filter(|it| !under_way.contains(*it))
+            .take(CONTRACTS_AT_ONCE.saturating_sub(under_way.len()))
+            .cloned()
+            .collect();
         for contract in ready {
             waiting.remove(&contract);
             under_way.insert(contract.clone());
@@ -243,7 +272,7 @@ async fn pass(context: &Context, contract: &ContractRef) {
             Kind::Endpoint => endpoint::reconcile(context, contract).await,
         }
     };
-    let result = tokio::time::timeout(Duration::from_secs(60), reconciled).await.unwrap_or(Err(Error::Slow));
+    let result = tokio::time::timeout(Duration::from_mins(1), reconciled).await.unwrap_or(Err(Error::Slow));
     let now = tokio::time::Instant::now();
     let mut again = context.again.lock().unwrap_or_else(PoisonError::into_inner);
     let outcome = match result {
@@ -257,10 +286,13 @@ async fn pass(context: &Context, contract: &ContractRef) {
         }
         Err(error) => {
             let failures = again.get(contract).map_or(0, |it| it.failures) + 1;
-            let wait = Duration::from_millis(100 * 2_u64.pow(failures.min(10))).min(Duration::from_secs(60));
+            let wait = Duration::from_millis(100 * 2_u64.pow(failures.min(10))).min(Duration::from_mins(1));
             again.insert(contract.clone(), Retry { at: now + wait, failures });
             // A conflict is the ordinary way of learning that the view was old.
-            let ordinary = matches!(error, Error::Apply(write::Error::Conflict) | Error::WriteStatus(write::Error::Conflict));
+            let ordinary = matches!(
+                error,
+                Error::Apply(write::Error::Conflict) | Error::WriteStatus(write::Error::Conflict)
+            );
             if ordinary {
                 tracing::debug!(?contract, %error, "pass failed");
             } else {
@@ -303,7 +335,11 @@ fn due(context: &Context) -> Vec<ContractRef> {
 /// Contracts of which the allocator says something new.
 fn changed(before: &Published, after: &Published) -> Vec<ContractRef> {
     let gone = before.outcomes.keys().filter(|it| !after.outcomes.contains_key(*it));
-    let new = after.outcomes.iter().filter(|(contract, outcome)| before.outcomes.get(contract) != Some(outcome)).map(|(contract, _)| contract);
+    let new = after
+        .outcomes
+        .iter()
+        .filter(|(contract, outcome)| before.outcomes.get(contract) != Some(outcome))
+        .map(|(contract, _)| contract);
     gone.chain(new).cloned().collect()
 }
 
@@ -322,5 +358,9 @@ fn everything(caches: &Caches) -> Vec<ContractRef> {
 /// How a contract is called here.
 pub fn reference<K: kube::Resource>(kind: Kind, object: &K) -> ContractRef {
     let meta = object.meta();
-    ContractRef { kind, namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
+    ContractRef {
+        kind,
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        name: meta.name.clone().unwrap_or_default(),
+    }
 }

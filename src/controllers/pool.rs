@@ -25,7 +25,10 @@ pub(super) fn number(it: u32) -> i32 {
 
 /// The contract's key.
 pub(super) fn key<K: kube::Resource>(object: &K) -> Key {
-    Key::new(object.meta().name.as_deref().unwrap_or_default(), object.meta().uid.as_deref().unwrap_or_default())
+    Key::new(
+        object.meta().name.as_deref().unwrap_or_default(),
+        object.meta().uid.as_deref().unwrap_or_default(),
+    )
 }
 
 /// When the contract was created, seconds since 1970.
@@ -66,13 +69,21 @@ fn validate(caches: &Caches, pool: &ResidentPool) -> Result<String, Problem> {
     let spec = &pool.spec;
     facts::card_type(caches, &spec.card_type)?;
     let (account, tariff) = facts::payer(caches, &pool.namespace().unwrap_or_default(), &spec.region)?;
-    let priced = tariff.spec.resident.as_ref().is_some_and(|it| it.cards.iter().any(|it| it.card_type == spec.card_type));
+    let priced = tariff
+        .spec
+        .resident
+        .as_ref()
+        .is_some_and(|it| it.cards.iter().any(|it| it.card_type == spec.card_type));
     if !priced {
-        let message = format!("Tariff {} has no resident price for card type {}", tariff.name_any(), spec.card_type);
+        let message =
+            format!("Tariff {} has no resident price for card type {}", tariff.name_any(), spec.card_type);
         return Err(Problem::new(Reason::NoPrice, message));
     }
     if spec.cards < 1 || !(10..=60).contains(&spec.disk_per_card_gb) || spec.disk_per_card_gb % 10 != 0 {
-        return Err(Problem::new(Reason::Invalid, "cards must be at least 1 and diskPerCardGB 10 to 60 in steps of 10"));
+        return Err(Problem::new(
+            Reason::Invalid,
+            "cards must be at least 1 and diskPerCardGB 10 to 60 in steps of 10",
+        ));
     }
     Ok(account.name_any())
 }
@@ -129,14 +140,18 @@ pub(super) fn admitted(caches: &Caches, pool: &ResidentPool) -> (Vec<Admitted>, 
         })
         .collect();
     let bought = bought(pool);
-    let budget = Budget { cards: count(bought.cards), disk_gb: count(bought.cards) * count(bought.disk_per_card_gb) };
+    let budget =
+        Budget { cards: count(bought.cards), disk_gb: count(bought.cards) * count(bought.disk_per_card_gb) };
     admit(budget, &bound)
 }
 
 /// The endpoints that have instances in the pool.
 fn still_bound(caches: &Caches, pool: &ResidentPool) -> Vec<String> {
-    let endpoints = caches.endpoints.under(&format!("pool/{}/{}", pool.namespace().unwrap_or_default(), pool.name_any()));
-    let bound = endpoints.iter().filter(|it| it.spec.placement.resident_pool.as_ref().is_some_and(|it| it.instances > 0));
+    let endpoints =
+        caches.endpoints.under(&format!("pool/{}/{}", pool.namespace().unwrap_or_default(), pool.name_any()));
+    let bound = endpoints
+        .iter()
+        .filter(|it| it.spec.placement.resident_pool.as_ref().is_some_and(|it| it.instances > 0));
     bound.map(|it| it.name_any()).collect()
 }
 
@@ -146,20 +161,30 @@ fn still_bound(caches: &Caches, pool: &ResidentPool) -> Vec<String> {
 pub(super) fn in_words(shortage: &Shortage, card_type: &str) -> Problem {
     match shortage {
         Shortage::NoCards { needed, free } => {
-            let message = format!("{needed} more {card_type} cards are needed and {free} are free (workers and servers need theirs on one node)");
+            let message = format!(
+                "{needed} more {card_type} cards are needed and {free} are free (workers and servers need theirs on one node)"
+            );
             Problem::new(Reason::Shortage, message)
         }
-        Shortage::SoldOut { needed, free } => {
-            Problem::new(Reason::SoldOut, format!("sold out: {needed} more whole machines are needed and {free} are free"))
-        }
+        Shortage::SoldOut { needed, free } => Problem::new(
+            Reason::SoldOut,
+            format!("sold out: {needed} more whole machines are needed and {free} are free"),
+        ),
         Shortage::Quota { limit, held, needed } => {
-            let message = format!("the account's quota is {limit} {card_type} cards: it holds {held} and this needs {needed} more");
+            let message = format!(
+                "the account's quota is {limit} {card_type} cards: it holds {held} and this needs {needed} more"
+            );
             Problem::new(Reason::QuotaExceeded, message)
         }
     }
 }
 
-fn make_status(context: &Context, pool: &ResidentPool, outcome: Option<&Outcome>, problem: Option<&Problem>) -> ResidentPoolStatus {
+fn make_status(
+    context: &Context,
+    pool: &ResidentPool,
+    outcome: Option<&Outcome>,
+    problem: Option<&Problem>,
+) -> ResidentPoolStatus {
     let before = pool.status.clone().unwrap_or_default();
     let none = Outcome::default();
     let has = outcome.unwrap_or(&none);
@@ -186,7 +211,10 @@ fn make_status(context: &Context, pool: &ResidentPool, outcome: Option<&Outcome>
         match still_bound(&context.caches, pool).as_slice() {
             [] => Problem::new(Reason::Deleting, "its cards go back"),
             bound => {
-                let message = format!("waits for the endpoints that are bound to it: {}. Delete them or bring their instances to 0", bound.join(", "));
+                let message = format!(
+                    "waits for the endpoints that are bound to it: {}. Delete them or bring their instances to 0",
+                    bound.join(", ")
+                );
                 Problem::new(Reason::StillBound, message)
             }
         }
@@ -194,7 +222,13 @@ fn make_status(context: &Context, pool: &ResidentPool, outcome: Option<&Outcome>
         problem.clone()
     } else if degraded {
         let lost = bought.cards - in_place;
-        Problem::new(Reason::Degraded, format!("{lost} of {} bought cards are away; they are replaced as soon as cards are free", bought.cards))
+        Problem::new(
+            Reason::Degraded,
+            format!(
+                "{lost} of {} bought cards are away; they are replaced as soon as cards are free",
+                bought.cards
+            ),
+        )
     } else if let (Some(why), false) = (refusal(pool), complete) {
         let message = format!("refused: {why}. Change the spec to try again, or use onShortage: Wait");
         Problem::new(Reason::Refused, message)
@@ -228,9 +262,18 @@ fn make_status(context: &Context, pool: &ResidentPool, outcome: Option<&Outcome>
         },
         endpoints: admitted
             .iter()
-            .map(|it| PoolEndpoint { name: it.endpoint.clone(), instances: number(it.instances), cards: number(it.cards), disk_gb: number(it.disk_gb) })
+            .map(|it| PoolEndpoint {
+                name: it.endpoint.clone(),
+                instances: number(it.instances),
+                cards: number(it.cards),
+                disk_gb: number(it.disk_gb),
+            })
             .collect(),
-        nodes: has.holdings.iter().map(|it| NodeCards { name: it.node.clone(), cards: number(it.cards) }).collect(),
+        nodes: has
+            .holdings
+            .iter()
+            .map(|it| NodeCards { name: it.node.clone(), cards: number(it.cards) })
+            .collect(),
         started_at: before.started_at,
         expires_at: before.expires_at,
         renewals_bought: before.renewals_bought,
@@ -242,7 +285,9 @@ fn make_status(context: &Context, pool: &ResidentPool, outcome: Option<&Outcome>
 
 /// One pass over a pool.
 pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Result<Done, Error> {
-    let Some(pool) = context.caches.pools.get(&contract.namespace, &contract.name) else { return Ok(Done::Settled) };
+    let Some(pool) = context.caches.pools.get(&contract.namespace, &contract.name) else {
+        return Ok(Done::Settled);
+    };
     let outcome = context.outcome(Kind::Pool, &contract.namespace, &contract.name);
     let problem = validate(&context.caches, &pool).err();
 
@@ -252,29 +297,53 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     let new = make_status(context, &pool, outcome.as_ref(), problem.as_ref());
     let ready = new.conditions.iter().find(|it| it.type_ == "Ready").cloned();
     let written = status::write(context, &*pool, pool.status.as_ref(), &new).await;
-    status::tell(context, &*pool, pool.status.as_ref().map(|it| it.conditions.as_slice()), ready.as_ref()).await;
+    status::tell(context, &*pool, pool.status.as_ref().map(|it| it.conditions.as_slice()), ready.as_ref())
+        .await;
     applied?;
     written?;
     Ok(Done::Settled)
 }
 
-async fn apply(context: &Context, pool: &ResidentPool, outcome: Option<&Outcome>, problem: Option<&Problem>) -> Result<(), Error> {
+async fn apply(
+    context: &Context,
+    pool: &ResidentPool,
+    outcome: Option<&Outcome>,
+    problem: Option<&Problem>,
+) -> Result<(), Error> {
     if is_leaving(pool) {
-        if is_guarded(pool) && still_bound(&context.caches, pool).is_empty() && outcome.is_some_and(|it| it.holdings.is_empty()) {
-            return context.cluster.remove_finalizer::<ResidentPool>(&pool.metadata, names::CARDS).await.map_err(Error::Apply);
+        if is_guarded(pool)
+            && still_bound(&context.caches, pool).is_empty()
+            && outcome.is_some_and(|it| it.holdings.is_empty())
+        {
+            return context
+                .cluster
+                .remove_finalizer::<ResidentPool>(&pool.metadata, names::CARDS)
+                .await
+                .map_err(Error::Apply);
         }
         return Ok(());
     }
     if !is_guarded(pool) {
-        return context.cluster.add_finalizer::<ResidentPool>(&pool.metadata, names::CARDS).await.map_err(Error::Apply);
+        return context
+            .cluster
+            .add_finalizer::<ResidentPool>(&pool.metadata, names::CARDS)
+            .await
+            .map_err(Error::Apply);
     }
     // Only an answer to this very spec refuses it.
     let answer = outcome.filter(|it| it.version == generation(pool) && count(pool.spec.cards) > it.cards());
     let shortage = answer.and_then(|it| it.shortage.as_ref());
     let buys = pool.spec.cards > bought(pool).cards;
-    if let (Some(shortage), true) = (shortage, buys && problem.is_none() && pool.spec.on_shortage == OnShortage::Fail && !is_refused(pool)) {
+    if let (Some(shortage), true) = (
+        shortage,
+        buys && problem.is_none() && pool.spec.on_shortage == OnShortage::Fail && !is_refused(pool),
+    ) {
         let refusal = format!("{} {}", generation(pool), in_words(shortage, &pool.spec.card_type).message);
-        return context.cluster.annotate::<ResidentPool>(&pool.metadata, names::REFUSED, Some(&refusal)).await.map_err(Error::Apply);
+        return context
+            .cluster
+            .annotate::<ResidentPool>(&pool.metadata, names::REFUSED, Some(&refusal))
+            .await
+            .map_err(Error::Apply);
     }
     Ok(())
 }

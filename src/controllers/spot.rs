@@ -42,7 +42,12 @@ struct Input {
 fn validate(caches: &Caches, server: &SpotServer) -> Result<Input, Problem> {
     let spec = &server.spec;
     let (account, tariff) = facts::payer(caches, &server.namespace().unwrap_or_default(), &spec.region)?;
-    let unknown = || Problem::new(Reason::UnknownMachineType, format!("Tariff {} has no spot machine type {}", tariff.name_any(), spec.machine_type));
+    let unknown = || {
+        Problem::new(
+            Reason::UnknownMachineType,
+            format!("Tariff {} has no spot machine type {}", tariff.name_any(), spec.machine_type),
+        )
+    };
     let terms: &SpotTariff = tariff.spec.spot.as_ref().ok_or_else(unknown)?;
     let machine = terms.machine_types.iter().find(|it| it.name == spec.machine_type).ok_or_else(unknown)?;
     let card_type = facts::card_type(caches, &machine.card_type)?;
@@ -56,7 +61,10 @@ fn validate(caches: &Caches, server: &SpotServer) -> Result<Input, Problem> {
         disk_bytes: most.disk_bytes,
     };
     if most.fits(&size) == 0 {
-        return Err(bad(&format!("machine type {} has more CPU or memory than comes with its cards", machine.name)));
+        return Err(bad(&format!(
+            "machine type {} has more CPU or memory than comes with its cards",
+            machine.name
+        )));
     }
     worker::validate(&spec.template, &card_type.spec.resource_name, &size)?;
     if spec.disk.restore_from.is_some() || spec.disk.snapshots {
@@ -90,7 +98,11 @@ pub(super) fn claim(caches: &Caches, server: &SpotServer) -> Option<Claim> {
         account: it.account,
         created_seconds: created_seconds(server),
         version: generation(server),
-        demand: Demand::Spot { cards: if leaving { 0 } else { it.cards }, bid: it.bid, may_start: it.bid >= it.price && !leaving },
+        demand: Demand::Spot {
+            cards: if leaving { 0 } else { it.cards },
+            bid: it.bid,
+            may_start: it.bid >= it.price && !leaving,
+        },
     })
 }
 
@@ -110,19 +122,32 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     let input = validate(caches, &server);
     let outcome = context.outcome(Kind::Spot, &contract.namespace, &contract.name);
     let pods = caches.pods.under(&format!("spot/{}/{}", contract.namespace, contract.name));
-    let pod = pods.iter().find(|it| it.metadata.owner_references.iter().flatten().any(|it| Some(&it.uid) == server.metadata.uid.as_ref()));
+    let pod = pods.iter().find(|it| {
+        it.metadata.owner_references.iter().flatten().any(|it| Some(&it.uid) == server.metadata.uid.as_ref())
+    });
     endpoint::release_ended(context, contract).await?;
 
-    let applied = apply(context, contract, &server, input.as_ref().ok(), outcome.as_ref(), pod.map(|it| &**it)).await;
+    let applied =
+        apply(context, contract, &server, input.as_ref().ok(), outcome.as_ref(), pod.map(|it| &**it)).await;
 
     let new = make_status(context, &server, &input, outcome.as_ref(), pod.map(|it| &**it));
     let ready = new.conditions.iter().find(|it| it.type_ == "Ready").cloned();
     let written = status::write(context, &*server, server.status.as_ref(), &new).await;
-    status::tell(context, &*server, server.status.as_ref().map(|it| it.conditions.as_slice()), ready.as_ref()).await;
+    status::tell(
+        context,
+        &*server,
+        server.status.as_ref().map(|it| it.conditions.as_slice()),
+        ready.as_ref(),
+    )
+    .await;
     applied?;
     written?;
     // The phase changes when the protected time ends.
-    let protected = new.protected_until.as_ref().map(|it| it.0.duration_since((context.now)())).and_then(|it| Duration::try_from(it).ok());
+    let protected = new
+        .protected_until
+        .as_ref()
+        .map(|it| it.0.duration_since((context.now)()))
+        .and_then(|it| Duration::try_from(it).ok());
     Ok(protected.into_iter().chain(context.setback(contract)).min().map_or(Done::Settled, Done::LookAgain))
 }
 
@@ -142,12 +167,20 @@ async fn apply(
             return Ok(());
         }
         if is_guarded(server) && outcome.is_some_and(|it| it.holdings.is_empty()) {
-            return context.cluster.remove_finalizer::<SpotServer>(&server.metadata, names::CARDS).await.map_err(Error::Apply);
+            return context
+                .cluster
+                .remove_finalizer::<SpotServer>(&server.metadata, names::CARDS)
+                .await
+                .map_err(Error::Apply);
         }
         return Ok(());
     }
     if !is_guarded(server) {
-        return context.cluster.add_finalizer::<SpotServer>(&server.metadata, names::CARDS).await.map_err(Error::Apply);
+        return context
+            .cluster
+            .add_finalizer::<SpotServer>(&server.metadata, names::CARDS)
+            .await
+            .map_err(Error::Apply);
     }
     let (Some(input), Some(owner)) = (input, server.controller_owner_ref(&())) else { return Ok(()) };
     if outcome.is_none_or(|it| it.cards_in_place() < input.cards) {
@@ -172,8 +205,15 @@ async fn apply(
             }))
             .map_err(|it| Error::Apply(write::Error::Refused(it.to_string())))?;
             context.cluster.create_claim(&claim).await.map_err(Error::Apply)?;
-            let there = context.cluster.read::<PersistentVolumeClaim>(&contract.namespace, &disk_name(server)).await.map_err(Error::Apply)?;
-            let ours = |it: &PersistentVolumeClaim| it.metadata.owner_references == Some(vec![owner.clone()]) && it.metadata.deletion_timestamp.is_none();
+            let there = context
+                .cluster
+                .read::<PersistentVolumeClaim>(&contract.namespace, &disk_name(server))
+                .await
+                .map_err(Error::Apply)?;
+            let ours = |it: &PersistentVolumeClaim| {
+                it.metadata.owner_references == Some(vec![owner.clone()])
+                    && it.metadata.deletion_timestamp.is_none()
+            };
             if !there.as_ref().is_some_and(ours) {
                 // The disk of a server of this name that was there before is on its way out, or it is somebody else's.
                 let message = format!("the disk {} is there and belongs to another owner", disk_name(server));
@@ -183,7 +223,10 @@ async fn apply(
             match context.cluster.create_pod(&build(server, input, owner)).await {
                 Ok(()) => Ok(()),
                 Err(write::Error::AlreadyExists) => {
-                    let message = format!("a pod {} is there and is not this server's, or not yet seen", server.name_any());
+                    let message = format!(
+                        "a pod {} is there and is not this server's, or not yet seen",
+                        server.name_any()
+                    );
                     tracing::debug!(message);
                     Err(Error::Apply(write::Error::AlreadyExists))
                 }
@@ -203,13 +246,22 @@ fn disk_name(server: &SpotServer) -> String {
     format!("{}-data", server.name_any())
 }
 
-fn build(server: &SpotServer, input: &Input, owner: k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference) -> Pod {
+fn build(
+    server: &SpotServer,
+    input: &Input,
+    owner: k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference,
+) -> Pod {
     let mut template = server.spec.template.clone();
     if let Some(spec) = &mut template.spec {
-        if let Ok(volume) = serde_json::from_value(json!({"name": "tenure-data", "persistentVolumeClaim": {"claimName": disk_name(server)}})) {
+        if let Ok(volume) = serde_json::from_value(
+            json!({"name": "tenure-data", "persistentVolumeClaim": {"claimName": disk_name(server)}}),
+        ) {
             spec.volumes.get_or_insert_default().push(volume);
         }
-        if let (Some(first), Ok(mount)) = (spec.containers.first_mut(), serde_json::from_value(json!({"name": "tenure-data", "mountPath": "/data"}))) {
+        if let (Some(first), Ok(mount)) = (
+            spec.containers.first_mut(),
+            serde_json::from_value(json!({"name": "tenure-data", "mountPath": "/data"})),
+        ) {
             first.volume_mounts.get_or_insert_default().push(mount);
         }
     }
@@ -231,33 +283,55 @@ fn build(server: &SpotServer, input: &Input, owner: k8s_openapi::apimachinery::p
 
 // Status.
 
-fn make_status(context: &Context, server: &SpotServer, input: &Result<Input, Problem>, outcome: Option<&Outcome>, pod: Option<&SlimPod>) -> SpotServerStatus {
+fn make_status(
+    context: &Context,
+    server: &SpotServer,
+    input: &Result<Input, Problem>,
+    outcome: Option<&Outcome>,
+    pod: Option<&SlimPod>,
+) -> SpotServerStatus {
     let before = server.status.clone().unwrap_or_default();
     let now = (context.now)();
     let holding = outcome.and_then(|it| it.holdings.first());
     let ready = pod.is_some_and(|it| it.is_ready() && it.metadata.deletion_timestamp.is_none());
-    let started_at = before.started_at.clone().or_else(|| ready.then(|| Time(now)));
+    let started_at = before.started_at.clone().or_else(|| ready.then_some(Time(now)));
     let protection = input.as_ref().map_or(0, |it| i64::from(it.protection_minutes));
     let created = server.metadata.creation_timestamp.as_ref();
-    let protected_until = created.filter(|_| input.is_ok()).map(|it| Time(it.0 + jiff::SignedDuration::from_mins(protection))).or(before.protected_until);
+    let protected_until = created
+        .filter(|_| input.is_ok())
+        .map(|it| Time(it.0 + jiff::SignedDuration::from_mins(protection)))
+        .or(before.protected_until);
     let protected = protected_until.as_ref().is_some_and(|it| it.0 > now);
 
     let (placed, why) = match (input, holding) {
         (Err(problem), _) => (false, problem.clone()),
-        (Ok(_), Some(holding)) if holding.in_place => (true, Problem::new(Reason::AsBought, format!("has its cards on {}", holding.node))),
-        (Ok(_), Some(holding)) => (false, Problem::new(Reason::Degraded, format!("its cards on {} are away", holding.node))),
-        (Ok(it), None) if it.bid < it.price => {
-            (false, Problem::new(Reason::PriceAboveBid, format!("the price is {} and the bid {}", it.price, it.bid)))
+        (Ok(_), Some(holding)) if holding.in_place => {
+            (true, Problem::new(Reason::AsBought, format!("has its cards on {}", holding.node)))
         }
+        (Ok(_), Some(holding)) => {
+            (false, Problem::new(Reason::Degraded, format!("its cards on {} are away", holding.node)))
+        }
+        (Ok(it), None) if it.bid < it.price => (
+            false,
+            Problem::new(Reason::PriceAboveBid, format!("the price is {} and the bid {}", it.price, it.bid)),
+        ),
         (Ok(it), None) => {
             let shortage = outcome.and_then(|it| it.shortage.as_ref());
-            (false, shortage.map_or_else(|| Problem::new(Reason::Pending, "cards are being found"), |short| in_words(short, &it.card_type.name_any())))
+            (
+                false,
+                shortage.map_or_else(
+                    || Problem::new(Reason::Pending, "cards are being found"),
+                    |short| in_words(short, &it.card_type.name_any()),
+                ),
+            )
         }
     };
     let mut conditions = Conditions::new(&before.conditions, server.metadata.generation, now);
     conditions.set(Type::Placed, Some(placed), why.reason, why.message.clone());
     let (holds, reason, message) = match (placed, ready) {
-        _ if is_leaving(server) => (false, Reason::Deleting, "its cards go back when its pod is gone".to_owned()),
+        _ if is_leaving(server) => {
+            (false, Reason::Deleting, "its cards go back when its pod is gone".to_owned())
+        }
         (true, true) => (true, Reason::Running, why.message),
         (true, false) => (false, Reason::Progressing, "its pod is not ready yet".to_owned()),
         (false, _) => (false, why.reason, why.message),

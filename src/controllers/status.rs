@@ -28,9 +28,20 @@ where
     K: Resource<DynamicType = ()>,
 {
     let Some(ready) = ready else { return };
-    let same = before.into_iter().flatten().any(|it| it.type_ == ready.type_ && it.reason == ready.reason && it.status == ready.status);
+    let same = before
+        .into_iter()
+        .flatten()
+        .any(|it| it.type_ == ready.type_ && it.reason == ready.reason && it.status == ready.status);
     if !same && ready.status != "Unknown" {
-        context.cluster.tell(&object.object_ref(&()), ready.status == "False" && is_bad(&ready.reason), &ready.reason, &ready.message).await;
+        context
+            .cluster
+            .tell(
+                &object.object_ref(&()),
+                ready.status == "False" && is_bad(&ready.reason),
+                &ready.reason,
+                &ready.message,
+            )
+            .await;
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodTemplateSpec, ResourceRequirements, Toleration};
+use k8s_openapi::api::core::v1::{
+    Container, Pod, PodSpec, PodTemplateSpec, ResourceRequirements, Toleration,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::json;
@@ -45,7 +47,9 @@ pub struct Worker<'a> {
 pub fn revision(template: &PodTemplateSpec, share: &Share, cards: u32, disk_bytes: Option<i64>) -> String {
     // FNV-1a: the same on every machine and in every version, which std's hasher does not promise.
     let text = serde_json::to_vec(&(template, share.resource(), cards, disk_bytes)).unwrap_or_default();
-    let hash = text.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = text.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     format!("{:08x}", (hash >> 32) ^ (hash & 0xffff_ffff))
 }
 
@@ -58,30 +62,51 @@ pub fn validate(template: &PodTemplateSpec, card_resource: &str, size: &Size) ->
     };
     let host = [spec.host_network, spec.host_pid, spec.host_ipc].contains(&Some(true));
     let volumes = spec.volumes.iter().flatten().any(|it| it.host_path.is_some());
-    if host || volumes || spec.node_name.is_some() || spec.priority_class_name.is_some() || spec.scheduler_name.as_deref().is_some_and(|it| it != "default-scheduler") {
+    if host
+        || volumes
+        || spec.node_name.is_some()
+        || spec.priority_class_name.is_some()
+        || spec.scheduler_name.as_deref().is_some_and(|it| it != "default-scheduler")
+    {
         return invalid("the template may not use the host (network, PID, IPC, hostPath), nodeName, schedulerName or priorityClassName".to_owned());
     }
     let mut used = Size::default();
     for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
         let privileged = container.security_context.as_ref().and_then(|it| it.privileged) == Some(true);
         if privileged || container.env.iter().flatten().any(|it| it.name == "NVIDIA_VISIBLE_DEVICES") {
-            return invalid(format!("container {} may neither be privileged nor set NVIDIA_VISIBLE_DEVICES", container.name));
+            return invalid(format!(
+                "container {} may neither be privileged nor set NVIDIA_VISIBLE_DEVICES",
+                container.name
+            ));
         }
         let named = container.resources.iter().flat_map(|it| it.limits.iter().chain(&it.requests).flatten());
-        if let Some((name, _)) = named.clone().find(|(name, _)| name.contains("tenure.dev/") || *name == card_resource) {
-            return invalid(format!("container {} asks for {name}: the contract adds its cards itself, leave it out", container.name));
+        if let Some((name, _)) =
+            named.clone().find(|(name, _)| name.contains("tenure.dev/") || *name == card_resource)
+        {
+            return invalid(format!(
+                "container {} asks for {name}: the contract adds its cards itself, leave it out",
+                container.name
+            ));
         }
     }
     let sidecars = spec.init_containers.iter().flatten().filter(|it| is_sidecar(it));
     for (at, container) in spec.containers.iter().chain(sidecars).enumerate() {
         let limits = container.resources.as_ref().and_then(|it| it.limits.as_ref());
-        if at > 0 && ["cpu", "memory"].iter().any(|it| limits.is_none_or(|limits| !limits.contains_key(*it))) {
-            let message = format!("container {} needs limits of cpu and memory: the first container gets all that the others leave", container.name);
+        if at > 0 && ["cpu", "memory"].iter().any(|it| limits.is_none_or(|limits| !limits.contains_key(*it)))
+        {
+            let message = format!(
+                "container {} needs limits of cpu and memory: the first container gets all that the others leave",
+                container.name
+            );
             return invalid(message);
         }
         used = used.plus(&most(container)?);
     }
-    let too_much = |it: &Size| it.cpu_milli > size.cpu_milli || it.memory_bytes > size.memory_bytes || it.disk_bytes > size.disk_bytes;
+    let too_much = |it: &Size| {
+        it.cpu_milli > size.cpu_milli
+            || it.memory_bytes > size.memory_bytes
+            || it.disk_bytes > size.disk_bytes
+    };
     for before in spec.init_containers.iter().flatten() {
         // One that runs before the others may have all of it.
         let alone = most(before)?;
@@ -92,7 +117,12 @@ pub fn validate(template: &PodTemplateSpec, card_resource: &str, size: &Size) ->
     if too_much(&used) {
         return invalid(format!(
             "the template asks for {}m CPU, {} bytes of memory and {} of disk; its cards come with {}m, {} and {} at most",
-            used.cpu_milli, used.memory_bytes, used.disk_bytes, size.cpu_milli, size.memory_bytes, size.disk_bytes
+            used.cpu_milli,
+            used.memory_bytes,
+            used.disk_bytes,
+            size.cpu_milli,
+            size.memory_bytes,
+            size.disk_bytes
         ));
     }
     Ok(())
@@ -106,7 +136,8 @@ fn is_sidecar(container: &Container) -> bool {
 /// What a container may use: the larger of limit and request.
 fn most(container: &Container) -> Result<Size, Problem> {
     let limits = asked(container, |it| it.limits.as_ref()).map_err(|it| Problem::new(Reason::Invalid, it))?;
-    let requests = asked(container, |it| it.requests.as_ref()).map_err(|it| Problem::new(Reason::Invalid, it))?;
+    let requests =
+        asked(container, |it| it.requests.as_ref()).map_err(|it| Problem::new(Reason::Invalid, it))?;
     Ok(Size {
         cpu_milli: limits.cpu_milli.max(requests.cpu_milli),
         memory_bytes: limits.memory_bytes.max(requests.memory_bytes),
@@ -116,11 +147,18 @@ fn most(container: &Container) -> Result<Size, Problem> {
 
 type Amounts = BTreeMap<String, Quantity>;
 
-fn asked(container: &Container, which: fn(&ResourceRequirements) -> Option<&Amounts>) -> Result<Size, String> {
+fn asked(
+    container: &Container,
+    which: fn(&ResourceRequirements) -> Option<&Amounts>,
+) -> Result<Size, String> {
     let amounts = container.resources.as_ref().and_then(which);
     let find = |name: &str| amounts.and_then(|it| it.get(name)).map_or("0", |it| it.0.as_str());
     let read = || {
-        Ok(Size { cpu_milli: parse_milli(find("cpu"))?, memory_bytes: parse_whole(find("memory"))?, disk_bytes: parse_whole(find("ephemeral-storage"))? })
+        Ok(Size {
+            cpu_milli: parse_milli(find("cpu"))?,
+            memory_bytes: parse_whole(find("memory"))?,
+            disk_bytes: parse_whole(find("ephemeral-storage"))?,
+        })
     };
     read().map_err(|it: crate::domain::units::NotAQuantity| format!("container {}: {it}", container.name))
 }
@@ -179,7 +217,9 @@ fn give_cards(spec: &mut PodSpec, worker: &Worker) {
     let Some(first) = spec.containers.first_mut() else { return };
     let resources = first.resources.get_or_insert_default();
     let limits = resources.limits.get_or_insert_default();
-    for (name, cards) in [(worker.card_resource.to_owned(), worker.cards), (worker.share.resource(), worker.cards)] {
+    for (name, cards) in
+        [(worker.card_resource.to_owned(), worker.cards), (worker.share.resource(), worker.cards)]
+    {
         limits.insert(name, Quantity(cards.to_string()));
     }
     limit(first, &left);
@@ -214,15 +254,27 @@ mod tests {
             (json!({"name": "m", "resources": {"limits": {"cpu": "8", "memory": "64"}}}), None),
             (json!({"name": "m", "resources": {"limits": {"cpu": "9"}}}), Some("9000m CPU")),
             (json!({"name": "m", "resources": {"requests": {"memory": "65"}}}), Some("65 bytes of memory")),
-            (json!({"name": "m", "resources": {"limits": {"nvidia.com/gpu": "1"}}}), Some("asks for nvidia.com/gpu")),
-            (json!({"name": "m", "resources": {"limits": {"shared.tenure.dev/cards": "1"}}}), Some("asks for shared.tenure.dev/cards")),
-            (json!({"name": "m", "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]}), Some("NVIDIA_VISIBLE_DEVICES")),
+            (
+                json!({"name": "m", "resources": {"limits": {"nvidia.com/gpu": "1"}}}),
+                Some("asks for nvidia.com/gpu"),
+            ),
+            (
+                json!({"name": "m", "resources": {"limits": {"shared.tenure.dev/cards": "1"}}}),
+                Some("asks for shared.tenure.dev/cards"),
+            ),
+            (
+                json!({"name": "m", "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]}),
+                Some("NVIDIA_VISIBLE_DEVICES"),
+            ),
             (json!({"name": "m", "securityContext": {"privileged": true}}), Some("privileged")),
         ] {
-            let found = validate(&template(json!({"spec": {"containers": [container]}})), "nvidia.com/gpu", &SIZE);
+            let found =
+                validate(&template(json!({"spec": {"containers": [container]}})), "nvidia.com/gpu", &SIZE);
             match (found, wrong) {
                 (Ok(()), None) => (),
-                (Err(problem), Some(words)) => assert!(problem.message.contains(words), "{}", problem.message),
+                (Err(problem), Some(words)) => {
+                    assert!(problem.message.contains(words), "{}", problem.message);
+                }
                 (found, wrong) => panic!("{found:?} instead of {wrong:?}"),
             }
         }
@@ -230,14 +282,28 @@ mod tests {
 
     #[test]
     fn what_runs_beside_the_first_container_is_limited() {
-        let check = |spec: serde_json::Value| validate(&template(json!({"spec": spec})), "nvidia.com/gpu", &SIZE).map_err(|it| it.message);
+        let check = |spec: serde_json::Value| {
+            validate(&template(json!({"spec": spec})), "nvidia.com/gpu", &SIZE).map_err(|it| it.message)
+        };
         let limits = json!({"limits": {"cpu": "500m", "memory": "4"}});
-        assert!(check(json!({"containers": [{"name": "m"}, {"name": "s"}]})).unwrap_err().contains("container s needs limits"));
+        assert!(
+            check(json!({"containers": [{"name": "m"}, {"name": "s"}]}))
+                .unwrap_err()
+                .contains("container s needs limits")
+        );
         assert_eq!(check(json!({"containers": [{"name": "m"}, {"name": "s", "resources": limits}]})), Ok(()));
         let sidecar = json!({"name": "s", "restartPolicy": "Always"});
-        assert!(check(json!({"containers": [{"name": "m"}], "initContainers": [sidecar]})).unwrap_err().contains("container s needs limits"));
+        assert!(
+            check(json!({"containers": [{"name": "m"}], "initContainers": [sidecar]}))
+                .unwrap_err()
+                .contains("container s needs limits")
+        );
         let first = json!({"name": "i", "resources": {"limits": {"memory": "65"}}});
-        assert!(check(json!({"containers": [{"name": "m"}], "initContainers": [first]})).unwrap_err().contains("65 bytes of memory"));
+        assert!(
+            check(json!({"containers": [{"name": "m"}], "initContainers": [first]}))
+                .unwrap_err()
+                .contains("65 bytes of memory")
+        );
     }
 
     #[test]
@@ -260,8 +326,15 @@ mod tests {
             template: &template,
         });
         let limits = pod.spec.unwrap().containers[0].resources.clone().unwrap().limits.unwrap();
-        let expected = [("cpu", "7500m"), ("ephemeral-storage", "60"), ("memory", "60"), ("nvidia.com/gpu", "1"), ("shared.tenure.dev/cards", "1")];
-        let found: Vec<(&str, &str)> = limits.iter().map(|(name, it)| (name.as_str(), it.0.as_str())).collect();
+        let expected = [
+            ("cpu", "7500m"),
+            ("ephemeral-storage", "60"),
+            ("memory", "60"),
+            ("nvidia.com/gpu", "1"),
+            ("shared.tenure.dev/cards", "1"),
+        ];
+        let found: Vec<(&str, &str)> =
+            limits.iter().map(|(name, it)| (name.as_str(), it.0.as_str())).collect();
         assert_eq!(found, expected);
         assert_eq!(pod.metadata.finalizers.unwrap(), [names::METERING]);
     }

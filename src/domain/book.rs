@@ -196,7 +196,8 @@ pub fn settle(held: &Shares, target: &Shares, in_use: &InUse, healthy: u32) -> S
         in_hand -= missing;
     }
     // 2. Takers, in the order of the shares. A card under a foreign pod, or under a pod beyond its share, is nobody's to give.
-    let mut spare = healthy.saturating_sub(after.iter().map(|(share, cards)| cards.max(in_use.by_share.get(share))).sum());
+    let mut spare = healthy
+        .saturating_sub(after.iter().map(|(share, cards)| cards.max(in_use.by_share.get(share))).sum());
     spare = spare.saturating_sub(in_use.foreign).min(in_hand);
     for (share, cards) in target.iter().filter(|(share, _)| **share != Share::Held) {
         let given = cards.saturating_sub(after.get(share)).min(spare);
@@ -231,7 +232,13 @@ mod tests {
 
     #[test]
     fn resources_are_read_back() {
-        for share in [pool(), Share::Shared, Share::Held, Share::Spot(Key::new("a", "1")), Share::Dedicated(Key::new("b", "2"))] {
+        for share in [
+            pool(),
+            Share::Shared,
+            Share::Held,
+            Share::Spot(Key::new("a", "1")),
+            Share::Dedicated(Key::new("b", "2")),
+        ] {
             assert_eq!(Share::parse(&share.resource()), Some(share));
         }
         for other in ["nvidia.com/gpu", "cpu", "shared.tenure.dev/other", "x.tenure.dev/y", "tenure.dev/y"] {
@@ -267,7 +274,13 @@ mod tests {
 
     fn any_shares() -> impl Strategy<Value = Shares> {
         proptest::collection::vec((0..5_usize, 0..4_u32), 0..6).prop_map(|list| {
-            let names = [pool(), Share::Spot(Key::new("s", "1")), Share::Dedicated(Key::new("d", "2")), Share::Shared, Share::Held];
+            let names = [
+                pool(),
+                Share::Spot(Key::new("s", "1")),
+                Share::Dedicated(Key::new("d", "2")),
+                Share::Shared,
+                Share::Held,
+            ];
             list.into_iter().map(|(at, cards)| (names[at].clone(), cards)).collect()
         })
     }

@@ -62,13 +62,20 @@ pub fn admit(budget: Budget, bound: &[Bound]) -> (Vec<Admitted>, Budget) {
 mod tests {
     use super::*;
 
-    fn bound(endpoint: &str, created_seconds: i64, instances: u32, cards_each: u32, disk_gb_each: u32) -> Bound {
+    fn bound(
+        endpoint: &str,
+        created_seconds: i64,
+        instances: u32,
+        cards_each: u32,
+        disk_gb_each: u32,
+    ) -> Bound {
         Bound { endpoint: endpoint.to_owned(), created_seconds, instances, cards_each, disk_gb_each }
     }
 
     #[test]
     fn the_worked_example_fills_six_cards_and_240_gb() {
-        let (admitted, left) = admit(Budget { cards: 6, disk_gb: 240 }, &[bound("a", 1, 4, 1, 30), bound("b", 2, 2, 1, 60)]);
+        let (admitted, left) =
+            admit(Budget { cards: 6, disk_gb: 240 }, &[bound("a", 1, 4, 1, 30), bound("b", 2, 2, 1, 60)]);
         assert_eq!(admitted.iter().map(|it| it.instances).collect::<Vec<_>>(), [4, 2]);
         assert_eq!(left, Budget { cards: 0, disk_gb: 0 });
     }
@@ -76,14 +83,19 @@ mod tests {
     #[test]
     fn the_older_endpoint_is_served_first_and_the_rest_gets_what_is_left() {
         for (bounds, expected, left) in [
-            (vec![bound("young", 9, 4, 1, 0), bound("old", 1, 4, 1, 0)], vec![("old", 4), ("young", 2)], (0, 240)),
+            (
+                vec![bound("young", 9, 4, 1, 0), bound("old", 1, 4, 1, 0)],
+                vec![("old", 4), ("young", 2)],
+                (0, 240),
+            ),
             (vec![bound("a", 1, 3, 4, 0)], vec![("a", 1)], (2, 240)),
             (vec![bound("a", 1, 5, 1, 60)], vec![("a", 4)], (2, 0)),
             (vec![bound("b", 1, 1, 1, 10), bound("a", 1, 6, 1, 10)], vec![("a", 6), ("b", 0)], (0, 180)),
             (vec![bound("none", 1, 0, 1, 10)], vec![("none", 0)], (6, 240)),
         ] {
             let (admitted, rest) = admit(Budget { cards: 6, disk_gb: 240 }, &bounds);
-            let got: Vec<(&str, u32)> = admitted.iter().map(|it| (it.endpoint.as_str(), it.instances)).collect();
+            let got: Vec<(&str, u32)> =
+                admitted.iter().map(|it| (it.endpoint.as_str(), it.instances)).collect();
             assert_eq!(got, expected, "{bounds:?}");
             assert_eq!((rest.cards, rest.disk_gb), left, "{bounds:?}");
         }

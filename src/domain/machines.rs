@@ -61,7 +61,8 @@ pub fn plan(now: &Record, sets: &[Set], release: &[String]) -> (Record, Vec<Prob
         let set = sets.iter().find(|it| it.name == *name);
         let count = usize::try_from(set.map_or(0, |it| it.count)).unwrap_or(usize::MAX);
         // Machines that never had a node leave first, the newest of them first.
-        let waiting: Vec<u32> = numbers.live.iter().rev().copied().filter(|it| !numbers.placed.contains(it)).collect();
+        let waiting: Vec<u32> =
+            numbers.live.iter().rev().copied().filter(|it| !numbers.placed.contains(it)).collect();
         for number in waiting {
             if numbers.live.len() > count {
                 numbers.live.remove(&number);
@@ -78,8 +79,13 @@ pub fn plan(now: &Record, sets: &[Set], release: &[String]) -> (Record, Vec<Prob
                 }
             }
         }
-        let named = problems.iter().filter(|it| matches!(it, Problem::BoundByTerm { machine } if numbers.has(name, machine))).count();
-        if let Ok(missing @ 1..) = u32::try_from(numbers.live.len().saturating_sub(count).saturating_sub(named)) {
+        let named = problems
+            .iter()
+            .filter(|it| matches!(it, Problem::BoundByTerm { machine } if numbers.has(name, machine)))
+            .count();
+        if let Ok(missing @ 1..) =
+            u32::try_from(numbers.live.len().saturating_sub(count).saturating_sub(named))
+        {
             problems.push(Problem::NameMachines { set: name.clone(), missing });
         }
         while numbers.live.len() < count {
@@ -109,12 +115,17 @@ impl Record {
 
     /// The names of the machines that have had a node.
     pub fn placed(&self) -> Vec<String> {
-        self.0.iter().flat_map(|(set, numbers)| numbers.placed.iter().map(move |it| machine_name(set, *it))).collect()
+        self.0
+            .iter()
+            .flat_map(|(set, numbers)| numbers.placed.iter().map(move |it| machine_name(set, *it)))
+            .collect()
     }
 
     /// The names of all machines, by set and number.
     pub fn machines(&self) -> impl Iterator<Item = (&str, String)> {
-        self.0.iter().flat_map(|(set, numbers)| numbers.live.iter().map(move |it| (set.as_str(), machine_name(set, *it))))
+        self.0.iter().flat_map(|(set, numbers)| {
+            numbers.live.iter().map(move |it| (set.as_str(), machine_name(set, *it)))
+        })
     }
 }
 
@@ -123,11 +134,32 @@ mod tests {
     use super::*;
 
     fn record(list: &[(&str, u32, &[u32])]) -> Record {
-        Record(list.iter().map(|(set, next, live)| ((*set).to_owned(), Numbers { next: *next, live: live.iter().copied().collect(), placed: live.iter().copied().collect() })).collect())
+        Record(
+            list.iter()
+                .map(|(set, next, live)| {
+                    (
+                        (*set).to_owned(),
+                        Numbers {
+                            next: *next,
+                            live: live.iter().copied().collect(),
+                            placed: live.iter().copied().collect(),
+                        },
+                    )
+                })
+                .collect(),
+        )
     }
 
     /// One set `m` of `count` machines, of which `placed` have a node.
-    fn check(now: &[u32], next: u32, count: u32, release: &[&str], placed: &[u32], expected: &[u32], problems: &[Problem]) {
+    fn check(
+        now: &[u32],
+        next: u32,
+        count: u32,
+        release: &[&str],
+        placed: &[u32],
+        expected: &[u32],
+        problems: &[Problem],
+    ) {
         let sets = [Set { name: "m".to_owned(), count, bound_by_term: false }];
         let release: Vec<String> = release.iter().map(|it| (*it).to_owned()).collect();
         let mut before = record(&[("m", next, now)]);

@@ -36,7 +36,8 @@ pub fn parse_nano(text: &str) -> Result<i128, NotAQuantity> {
     }
     let (factor, divisor) = scale(suffix).ok_or_else(bad)?;
     let mantissa: i128 = format!("{whole}{fraction}").parse().map_err(|_| bad())?;
-    let denominator = 10_i128.checked_pow(u32::try_from(fraction.len()).map_err(|_| bad())?).ok_or_else(bad)?;
+    let denominator =
+        10_i128.checked_pow(u32::try_from(fraction.len()).map_err(|_| bad())?).ok_or_else(bad)?;
     let scaled = mantissa.checked_mul(factor).and_then(|it| it.checked_mul(NANO)).ok_or_else(bad)?;
     let divided_by = denominator.checked_mul(divisor).ok_or_else(bad)?;
     // Rounds away from zero, as apimachinery does: a request is never understated.

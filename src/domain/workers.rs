@@ -91,7 +91,9 @@ pub fn plan(wanted: &Wanted, workers: &[Worker]) -> Steps {
     let mut steps = keep(workers);
     let mut live: Vec<&Worker> = workers.iter().filter(|it| !it.leaving && !it.ended).collect();
     // The first to leave comes first.
-    live.sort_by_key(|it| (it.revision == wanted.revision, it.ready, -it.created_seconds, std::cmp::Reverse(it.number)));
+    live.sort_by_key(|it| {
+        (it.revision == wanted.revision, it.ready, -it.created_seconds, std::cmp::Reverse(it.number))
+    });
 
     let count = |it: usize| u32::try_from(it).unwrap_or(u32::MAX);
     let new = count(live.iter().filter(|it| it.revision == wanted.revision).count());
@@ -175,7 +177,10 @@ mod tests {
     #[test]
     fn running_workers_serve_on_while_nobody_knows_what_is_wanted() {
         let steps = keep(&workers("rsodDe"));
-        assert_eq!((steps.create.len(), steps.delete, steps.release), (0, vec!["w-6".to_owned()], vec!["w-5".to_owned()]));
+        assert_eq!(
+            (steps.create.len(), steps.delete, steps.release),
+            (0, vec!["w-6".to_owned()], vec!["w-5".to_owned()])
+        );
     }
 
     #[test]

@@ -29,6 +29,8 @@ struct Shared {
     client: kube::Client,
     /// Writes that went through, Leases and Events apart.
     writes: AtomicUsize,
+    /// Writes that were refused because somebody, or the operator itself, had been faster (409).
+    conflicts: AtomicUsize,
     /// After which write which process is killed.
     kill: Mutex<Option<(usize, u32)>>,
     /// Watches of which paths are held back.
@@ -41,10 +43,19 @@ impl Proxy {
         let runtime = Runtime::new().expect("a runtime starts");
         let (port, shared) = runtime.block_on(async {
             let config = kube::config::Kubeconfig::read_from(kubeconfig).expect("the kubeconfig is readable");
-            let mut config = kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await.expect("it is complete");
+            let mut config =
+                kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default())
+                    .await
+                    .expect("it is complete");
             config.default_retry = false;
             let client = kube::Client::try_from(config).expect("a client can be made of it");
-            let shared = Arc::new(Shared { client, writes: AtomicUsize::new(0), kill: Mutex::default(), held: watch::Sender::new(None) });
+            let shared = Arc::new(Shared {
+                client,
+                writes: AtomicUsize::new(0),
+                conflicts: AtomicUsize::new(0),
+                kill: Mutex::default(),
+                held: watch::Sender::new(None),
+            });
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
             let port = listener.local_addr().expect("it is bound").port();
             let routes = axum::Router::new().fallback(forward).with_state(shared.clone());
@@ -66,7 +77,10 @@ impl Proxy {
     }
 
     fn operator(&self, story: &str) -> Operator {
-        let operator = Operator::with(story, &Start { identity: story, kubeconfig: Some(self.kubeconfig()), ..Start::default() });
+        let operator = Operator::with(
+            story,
+            &Start { identity: story, kubeconfig: Some(self.kubeconfig()), ..Start::default() },
+        );
         operator.leads();
         operator
     }
@@ -81,20 +95,31 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     let path = parts.uri.path().to_owned();
     let is_watch = parts.uri.query().is_some_and(|it| it.contains("watch=true"));
     let counts = parts.method != Method::GET && !path.contains("/leases") && !path.contains("/events");
-    let refused = |code: StatusCode, why: String| Response::builder().status(code).body(Body::from(why)).expect("a plain answer");
-    let Ok(body) = axum::body::to_bytes(body, 16 << 20).await else { return refused(StatusCode::BAD_REQUEST, "body".to_owned()) };
+    let refused = |code: StatusCode, why: String| {
+        Response::builder().status(code).body(Body::from(why)).expect("a plain answer")
+    };
+    let Ok(body) = axum::body::to_bytes(body, 16 << 20).await else {
+        return refused(StatusCode::BAD_REQUEST, "body".to_owned());
+    };
 
-    let mut onward = axum::http::Request::builder().method(parts.method).uri(parts.uri.path_and_query().map_or("/", |it| it.as_str()));
+    let mut onward = axum::http::Request::builder()
+        .method(parts.method)
+        .uri(parts.uri.path_and_query().map_or("/", |it| it.as_str()));
     for (name, value) in &parts.headers {
         if ![header::HOST, header::AUTHORIZATION, header::CONNECTION, header::CONTENT_LENGTH].contains(name) {
             onward = onward.header(name, value);
         }
     }
-    let Ok(onward) = onward.body(kube::client::Body::from(body.to_vec())) else { return refused(StatusCode::BAD_REQUEST, "request".to_owned()) };
+    let Ok(onward) = onward.body(kube::client::Body::from(body.to_vec())) else {
+        return refused(StatusCode::BAD_REQUEST, "request".to_owned());
+    };
     let answer = match shared.client.send(onward).await {
         Ok(answer) => answer,
         Err(error) => return refused(StatusCode::BAD_GATEWAY, error.to_string()),
     };
+    if counts && answer.status() == StatusCode::CONFLICT {
+        shared.conflicts.fetch_add(1, Ordering::SeqCst);
+    }
     if counts && answer.status().is_success() {
         let count = shared.writes.fetch_add(1, Ordering::SeqCst) + 1;
         let mut kill = shared.kill.lock().unwrap_or_else(PoisonError::into_inner);
@@ -139,7 +164,8 @@ impl Supervised {
         let mut operator = proxy.operator(story);
         let at = proxy.shared.writes.load(Ordering::SeqCst) + kill_after;
         *proxy.shared.kill.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, operator.pid()));
-        let (stop, again, proxy) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), proxy.clone());
+        let (stop, again, proxy) =
+            (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), proxy.clone());
         let (stopped, count) = (stop.clone(), again.clone());
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::SeqCst) {
@@ -245,9 +271,16 @@ fn a_view_that_is_behind_doubles_nothing() {
         _ => Err(format!("{:?}", world.pods())),
     });
     for round in 0..3 {
-        world.patch("sep/bound", &format!(r#"{{"metadata": {{"annotations": {{"example.com/round": "{round}"}}}}}}"#));
-        world.patch("rp/chat", &format!(r#"{{"metadata": {{"annotations": {{"example.com/round": "{round}"}}}}}}"#));
+        world.patch(
+            "sep/bound",
+            &format!(r#"{{"metadata": {{"annotations": {{"example.com/round": "{round}"}}}}}}"#),
+        );
+        world.patch(
+            "rp/chat",
+            &format!(r#"{{"metadata": {{"annotations": {{"example.com/round": "{round}"}}}}}}"#),
+        );
     }
+    assert!(proxy.shared.conflicts.load(Ordering::SeqCst) > 0, "it did act on what it saw");
     proxy.hold(None);
     world.until("sep/bound", ".status.ready", "5/5");
     assert_eq!(world.pods().iter().filter(|it| it.starts_with("bound-")).count(), 5, "{:?}", world.pods());
@@ -256,11 +289,21 @@ fn a_view_that_is_behind_doubles_nothing() {
     proxy.hold(Some("/nodes"));
     world.patch("rp/chat", r#"{"spec": {"cards": 6}}"#);
     world.until("rp/chat", ".status.bought.cards", "6");
-    world.apply(&CONTRACTS.split("---").next().unwrap_or_default().replace("name: chat", "name: more").replace("cards: 3", "cards: 1"));
+    world.apply(
+        &CONTRACTS
+            .split("---")
+            .next()
+            .unwrap_or_default()
+            .replace("name: chat", "name: more")
+            .replace("cards: 3", "cards: 1"),
+    );
     world.ready("rp/more");
     proxy.hold(None);
     world.ready("rp/chat");
-    assert_eq!((world.shares(2, "resident"), world.shares(2, "dedicated"), world.shares(2, "spot")), (7, 8, 1));
+    assert_eq!(
+        (world.shares(2, "resident"), world.shares(2, "dedicated"), world.shares(2, "spot")),
+        (7, 8, 1)
+    );
     assert_eq!(field("cardtype/stale", ".status.cards.total"), "16");
 }
 
@@ -273,7 +316,12 @@ fn a_share_that_shrinks_while_pods_bind_to_it_sells_nothing_twice() {
             "placement": {"serverless": {"cardType": "@", "region": "@"}}, "workers": {"active": 0, "max": 8, "gpus": 1, "concurrency": 8},
             "template": {"spec": {"containers": [{"name": "main", "image": "localhost/worker:1"}]}}}}"#,
     );
-    let pool = CONTRACTS.split("---").next().unwrap_or_default().replace("cards: 3", "cards: 5").replace("term:", "onShortage: Wait, term:");
+    let pool = CONTRACTS
+        .split("---")
+        .next()
+        .unwrap_or_default()
+        .replace("cards: 3", "cards: 5")
+        .replace("term:", "onShortage: Wait, term:");
     for round in 0..4 {
         // Eight workers and a pool of five want the same eight cards at the same moment.
         std::thread::scope(|scope| {
@@ -283,7 +331,11 @@ fn a_share_that_shrinks_while_pods_bind_to_it_sells_nothing_twice() {
         until("all cards to be used", || {
             let workers = world.pods().iter().filter(|it| it.ends_with(":Running")).count();
             let resident = world.share(0, "resident") as usize;
-            if workers + resident == 8 && (resident == 5 || resident == 0) { Ok(()) } else { Err(format!("round {round}: {workers} workers, {resident} resident")) }
+            if workers + resident == 8 && (resident == 5 || resident == 0) {
+                Ok(())
+            } else {
+                Err(format!("round {round}: {workers} workers, {resident} resident"))
+            }
         });
         let bound = world.k("get pods -o jsonpath={.items[*].spec.nodeName}");
         assert!(bound.split_whitespace().count() <= 8, "more pods than cards: {bound}");
@@ -291,6 +343,8 @@ fn a_share_that_shrinks_while_pods_bind_to_it_sells_nothing_twice() {
         world.ready("rp/chat");
         assert_eq!(world.share(0, "resident"), 5);
         until("the pool to be free", || k("-n race delete rp/chat --timeout=60s"));
-        until("all cards to be shared", || if world.share(0, "shared") == 8 { Ok(()) } else { Err(world.share(0, "shared").to_string()) });
+        until("all cards to be shared", || {
+            if world.share(0, "shared") == 8 { Ok(()) } else { Err(world.share(0, "shared").to_string()) }
+        });
     }
 }

@@ -37,7 +37,8 @@ pub fn install() {
     static ONCE: OnceLock<()> = OnceLock::new();
     ONCE.get_or_init(|| {
         let config = concat!(env!("CARGO_MANIFEST_DIR"), "/config/default");
-        kubectl(&["apply", "--server-side", "--force-conflicts", "-k", config]).expect("config/default applies");
+        kubectl(&["apply", "--server-side", "--force-conflicts", "-k", config])
+            .expect("config/default applies");
         k("wait --for=condition=Established crd --all --timeout=60s").expect("the kinds are served");
     });
 }
@@ -56,7 +57,10 @@ pub fn kubeconfig() -> PathBuf {
     ONCE.get_or_init(|| {
         install();
         let path = scratch("operator.kubeconfig");
-        let status = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/operator-kubeconfig")).arg(&path).status().expect("bash runs");
+        let status = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/operator-kubeconfig"))
+            .arg(&path)
+            .status()
+            .expect("bash runs");
         assert!(status.success(), "the kubeconfig is written");
         path
     })
@@ -104,7 +108,10 @@ impl Operator {
     /// The body of a probe's answer; an answer other than 200 is an error.
     pub fn get(&self, path: &str) -> Result<String, String> {
         let url = format!("http://127.0.0.1:{}{path}", self.port);
-        let output = Command::new("curl").args(["-fsS", "--max-time", "5", &url]).output().map_err(|it| it.to_string())?;
+        let output = Command::new("curl")
+            .args(["-fsS", "--max-time", "5", &url])
+            .output()
+            .map_err(|it| it.to_string())?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
@@ -133,7 +140,11 @@ impl Drop for Operator {
         if std::thread::panicking() {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("-- the operator's last lines ({}):\n{}", self.log.display(), lines[lines.len().saturating_sub(40)..].join("\n"));
+            eprintln!(
+                "-- the operator's last lines ({}):\n{}",
+                self.log.display(),
+                lines[lines.len().saturating_sub(40)..].join("\n")
+            );
         }
     }
 }

@@ -82,7 +82,11 @@ fn nodes_come_and_go() {
     let twin = "apiVersion: tenure.dev/v1alpha1\nkind: CardType\nmetadata: {name: inventory-twin}\nspec: {resourceName: nvidia.com/gpu, nodeSelector: {tenure.test/cards: inventory}, perCard: {cpu: \"1\", memory: 1Gi, gpuMemory: 1Gi, disk: 1Gi}}";
     must_apply(twin);
     for name in ["inventory", "inventory-twin"] {
-        until_field(&format!("cardtype/{name}"), ".status.conditions[?(@.type==\"Ready\")].reason", "Conflict");
+        until_field(
+            &format!("cardtype/{name}"),
+            ".status.conditions[?(@.type==\"Ready\")].reason",
+            "Conflict",
+        );
     }
     k("delete cardtype inventory-twin").unwrap();
     until_field("cardtype/inventory", READY, "True");
@@ -108,7 +112,9 @@ fn foreign_pods_keep_their_cards() {
     let _operator = world.operator();
     world.until_shares(1, "shared", 6);
     assert_eq!(world.share(0, "held"), 2, "cards under a foreign pod are nobody's to sell");
-    let effects = || k("get node foreign-0 -o jsonpath={.spec.taints[?(@.key==\"tenure.dev/managed\")].effect}").unwrap();
+    let effects = || {
+        k("get node foreign-0 -o jsonpath={.spec.taints[?(@.key==\"tenure.dev/managed\")].effect}").unwrap()
+    };
     assert_eq!(effects(), "NoSchedule", "nobody is thrown out");
     world.apply(&POOL.replace("cards: 6", "cards: 7"));
     assert!(world.not_ready("rp/chat", "Refused").contains("7 more foreign cards are needed and 6 are free"));
@@ -184,7 +190,9 @@ fn a_purchase_that_does_not_fit_fails_or_waits() {
     world.ready("rp/chat");
 
     world.apply(&POOL.replace("name: chat", "name: later").replace("term:", "onShortage: Wait, term:"));
-    assert!(world.not_ready("rp/later", "Shortage").contains("6 more shortage cards are needed and 5 are free"));
+    assert!(
+        world.not_ready("rp/later", "Shortage").contains("6 more shortage cards are needed and 5 are free")
+    );
     world.add_node(1);
     world.ready("rp/later");
     // An expansion that does not fit is refused, and what is bought stays.
@@ -201,12 +209,16 @@ fn a_purchase_that_does_not_fit_fails_or_waits() {
 fn what_a_contract_names_must_be_there() {
     let world = World::new("names", 1);
     let _operator = world.operator();
-    let pool = |name: &str, from: &str, to: &str| world.apply(&POOL.replace("name: chat", &format!("name: {name}")).replace(from, to));
+    let pool = |name: &str, from: &str, to: &str| {
+        world.apply(&POOL.replace("name: chat", &format!("name: {name}")).replace(from, to));
+    };
     pool("typo", "cardType: \"@\"", "cardType: adda");
     assert!(world.not_ready("rp/typo", "UnknownCardType").contains("the CardType adda does not exist"));
     pool("region", "region: \"@\"", "region: nowhere");
     assert!(world.not_ready("rp/region", "NoTariff").contains("nowhere"));
-    must_apply("apiVersion: tenure.dev/v1alpha1\nkind: Account\nmetadata: {name: names-usd}\nspec: {currency: USD, quotas: [{cardType: names, cards: 4}]}");
+    must_apply(
+        "apiVersion: tenure.dev/v1alpha1\nkind: Account\nmetadata: {name: names-usd}\nspec: {currency: USD, quotas: [{cardType: names, cards: 4}]}",
+    );
     k("label namespace names tenure.dev/account=names-usd --overwrite").unwrap();
     pool("currency", "x", "x");
     assert!(world.not_ready("rp/currency", "OtherCurrency").contains("USD"));
@@ -214,7 +226,8 @@ fn what_a_contract_names_must_be_there() {
     world.not_ready("rp/currency", "NoAccount");
     k("label namespace names tenure.dev/account=gone --overwrite").unwrap();
     world.not_ready("rp/currency", "UnknownAccount");
-    k("patch account names --type merge -p {\"spec\":{\"quotas\":[{\"cardType\":\"names\",\"cards\":4}]}}").unwrap();
+    k("patch account names --type merge -p {\"spec\":{\"quotas\":[{\"cardType\":\"names\",\"cards\":4}]}}")
+        .unwrap();
     k("label namespace names tenure.dev/account=names --overwrite").unwrap();
     assert!(world.not_ready("rp/currency", "Refused").contains("quota is 4 names cards"));
     world.patch("rp/currency", r#"{"spec": {"cards": 4}}"#);
@@ -223,7 +236,8 @@ fn what_a_contract_names_must_be_there() {
     world.not_ready("sep/bound", "UnknownPlacement");
     // The words are on the object as an Event too, where `kubectl describe` shows them.
     until("the Event", || {
-        let found = world.k("get events --field-selector involvedObject.name=typo -o jsonpath={.items[*].message}");
+        let found =
+            world.k("get events --field-selector involvedObject.name=typo -o jsonpath={.items[*].message}");
         if found.contains("the CardType adda does not exist") { Ok(()) } else { Err(found) }
     });
     k("delete account names-usd").unwrap();
@@ -255,12 +269,25 @@ fn an_elastic_endpoint_scales_stops_starts_and_rolls() {
     world.until("sep/llm", ".status.ready", "3/3");
 
     // A template that never gets ready takes one worker and leaves the rest.
-    world.patch("sep/llm", r#"{"spec": {"template": {"metadata": {"annotations": {"tenure.dev/test": "never-ready"}}}}}"#);
+    world.patch(
+        "sep/llm",
+        r#"{"spec": {"template": {"metadata": {"annotations": {"tenure.dev/test": "never-ready"}}}}}"#,
+    );
     world.until("sep/llm", ".status.ready", "2/3");
     world.not_ready("sep/llm", "Progressing");
     assert_eq!(world.field("sep/llm", ".status.workers.ready"), "2", "the last good workers stay");
     // The old template is back: so are the workers.
-    kubectl(&["-n", "elastic", "patch", "sep/llm", "--type", "json", "-p", r#"[{"op": "remove", "path": "/spec/template/metadata"}]"#]).unwrap();
+    kubectl(&[
+        "-n",
+        "elastic",
+        "patch",
+        "sep/llm",
+        "--type",
+        "json",
+        "-p",
+        r#"[{"op": "remove", "path": "/spec/template/metadata"}]"#,
+    ])
+    .unwrap();
     world.until("sep/llm", ".status.ready", "3/3");
     // A good one takes over all of them.
     let before = world.field("sep/llm", ".status.revision");
@@ -308,11 +335,16 @@ fn a_group_has_machines_of_its_own() {
     assert_eq!(world.shares(2, "dedicated"), 8, "the whole machine");
     let node = world.field("dg/train", ".status.machines[0].node");
     assert_eq!(world.field("pod/job", ".spec.nodeName"), node);
-    assert_eq!(world.field("networkpolicy/tenure-train", ".spec.podSelector.matchLabels.tenure\\.dev/group"), "train");
+    assert_eq!(
+        world.field("networkpolicy/tenure-train", ".spec.podSelector.matchLabels.tenure\\.dev/group"),
+        "train"
+    );
     world.patch("dg/train", r#"{"spec": {"network": "Open"}}"#);
-    until("the policy to go", || match world.field("networkpolicy/tenure-train", ".metadata.name").as_str() {
-        "" => Ok(()),
-        _ => Err("it is there".to_owned()),
+    until("the policy to go", || {
+        match world.field("networkpolicy/tenure-train", ".metadata.name").as_str() {
+            "" => Ok(()),
+            _ => Err("it is there".to_owned()),
+        }
     });
 
     // Sold out: the second machine is there, the third is not; nothing is half bought.
@@ -378,9 +410,16 @@ fn a_machine_is_emptied_and_restarted() {
 fn an_inference_group_runs_endpoints_only() {
     let world = World::new("serve", 1);
     let _operator = world.operator();
-    world.apply(&GROUP.replace("name: train", "name: serve").replace("machineSets", "usage: Inference\n  machineSets"));
+    world.apply(
+        &GROUP
+            .replace("name: train", "name: serve")
+            .replace("machineSets", "usage: Inference\n  machineSets"),
+    );
     world.ready("dg/serve");
-    world.apply(&BOUND.replace("residentPool: {name: chat, instances: 4, diskGB: 30}", "dedicatedGroup: {name: serve, instances: 2}"));
+    world.apply(&BOUND.replace(
+        "residentPool: {name: chat, instances: 4, diskGB: 30}",
+        "dedicatedGroup: {name: serve, instances: 2}",
+    ));
     world.until_running(&["bound-1", "bound-2"]);
     world.ready("sep/bound");
     world.until("dg/serve", ".status.machines[0].pods", "2");
@@ -429,13 +468,17 @@ fn a_faulty_card_is_replaced() {
     };
     // Two of eight: the shared ones go first.
     healthy("faulty-0", "6");
-    until("the shared cards to go", || if world.share(0, "shared") == 0 { Ok(()) } else { Err(world.share(0, "shared").to_string()) });
+    until("the shared cards to go", || {
+        if world.share(0, "shared") == 0 { Ok(()) } else { Err(world.share(0, "shared").to_string()) }
+    });
     assert_eq!(world.share(0, "resident"), 6);
     until_field("cardtype/faulty", ".status.cards.faulty", "2");
     // One more: a card of the pool is replaced on the other node.
     healthy("faulty-0", "5");
     world.until_shares(2, "resident", 6);
-    until("a replacement", || if world.share(1, "resident") == 1 { Ok(()) } else { Err(world.share(1, "resident").to_string()) });
+    until("a replacement", || {
+        if world.share(1, "resident") == 1 { Ok(()) } else { Err(world.share(1, "resident").to_string()) }
+    });
     world.ready("rp/chat");
     healthy("faulty-0", "8");
     until("all cards to be in order", || match world.shares(2, "resident") + world.shares(2, "shared") {
@@ -467,7 +510,9 @@ fn a_node_that_goes_takes_no_card_with_it() {
     // With another node the cards are replaced there at once.
     world.add_node(1);
     k("delete node lost-0").unwrap();
-    until("the cards on the other node", || if world.share(1, "resident") == 6 { Ok(()) } else { Err(world.share(1, "resident").to_string()) });
+    until("the cards on the other node", || {
+        if world.share(1, "resident") == 6 { Ok(()) } else { Err(world.share(1, "resident").to_string()) }
+    });
     world.ready("rp/chat");
     world.ready("sep/bound");
 }
@@ -481,17 +526,31 @@ fn shares_that_somebody_zeroed_are_written_again() {
     world.ready("sep/bound");
     let uids = || world.k("get pods -o jsonpath={.items[*].metadata.uid}");
     let before = uids();
-    let resource = k("get node zeroed-0 -o json").unwrap().lines().find_map(|it| Some(it.trim().strip_prefix('"')?.split('"').next()?.to_owned()).filter(|it| it.starts_with("resident."))).unwrap();
+    let resource = k("get node zeroed-0 -o json")
+        .unwrap()
+        .lines()
+        .find_map(|it| {
+            Some(it.trim().strip_prefix('"')?.split('"').next()?.to_owned())
+                .filter(|it| it.starts_with("resident."))
+        })
+        .unwrap();
     // As a kubelet without its device checkpoint does.
-    let zero = format!(r#"{{"status": {{"capacity": {{"{resource}": "0", "shared.tenure.dev/cards": "0"}}, "allocatable": {{"{resource}": "0", "shared.tenure.dev/cards": "0"}}}}}}"#);
+    let zero = format!(
+        r#"{{"status": {{"capacity": {{"{resource}": "0", "shared.tenure.dev/cards": "0"}}, "allocatable": {{"{resource}": "0", "shared.tenure.dev/cards": "0"}}}}}}"#
+    );
     kubectl(&["patch", "node", "zeroed-0", "--subresource=status", "--type", "merge", "-p", &zero]).unwrap();
     until("the shares to be back", || match (world.share(0, "resident"), world.share(0, "shared")) {
         (6, 2) => Ok(()),
         other => Err(format!("{other:?}")),
     });
     // And with the physical cards away for a while.
-    let cards = |count: &str| format!(r#"{{"status": {{"capacity": {{"nvidia.com/gpu": "{count}", "{resource}": "0"}}, "allocatable": {{"nvidia.com/gpu": "{count}", "{resource}": "0"}}}}}}"#);
-    kubectl(&["patch", "node", "zeroed-0", "--subresource=status", "--type", "merge", "-p", &cards("0")]).unwrap();
+    let cards = |count: &str| {
+        format!(
+            r#"{{"status": {{"capacity": {{"nvidia.com/gpu": "{count}", "{resource}": "0"}}, "allocatable": {{"nvidia.com/gpu": "{count}", "{resource}": "0"}}}}}}"#
+        )
+    };
+    kubectl(&["patch", "node", "zeroed-0", "--subresource=status", "--type", "merge", "-p", &cards("0")])
+        .unwrap();
     world.not_ready("rp/chat", "Degraded");
     let back = r#"{"status": {"capacity": {"nvidia.com/gpu": "8"}, "allocatable": {"nvidia.com/gpu": "8"}}}"#;
     kubectl(&["patch", "node", "zeroed-0", "--subresource=status", "--type", "merge", "-p", back]).unwrap();
@@ -503,11 +562,25 @@ fn shares_that_somebody_zeroed_are_written_again() {
 fn a_pod_that_was_forced_away_keeps_its_card_in_quarantine() {
     let world = World::new("forced", 1);
     let _operator = world.operator();
-    world.apply(&ELASTIC.replacen("{spec: {containers", "{metadata: {annotations: {tenure.dev/test: stuck}}, spec: {containers", 1).replace("active: 2", "active: 1"));
+    world.apply(
+        &ELASTIC
+            .replacen(
+                "{spec: {containers",
+                "{metadata: {annotations: {tenure.dev/test: stuck}}, spec: {containers",
+                1,
+            )
+            .replace("active: 2", "active: 1"),
+    );
     world.until_running(&["llm-1"]);
     world.ready("sep/llm");
     world.patch("sep/llm", r#"{"spec": {"state": "Stopped"}}"#);
-    until("the worker to be on its way out", || if world.field("pod/llm-1", ".metadata.deletionTimestamp").is_empty() { Err("it is not".to_owned()) } else { Ok(()) });
+    until("the worker to be on its way out", || {
+        if world.field("pod/llm-1", ".metadata.deletionTimestamp").is_empty() {
+            Err("it is not".to_owned())
+        } else {
+            Ok(())
+        }
+    });
     // Force deletes the object at once, if no finalizer holds it; the kubelet of this node never reports its end.
     k("-n forced delete pod llm-1 --force --grace-period=0 --wait=false").unwrap();
     world.apply(&POOL.replace("cards: 6", "cards: 8").replace("term:", "onShortage: Wait, term:"));
@@ -515,7 +588,19 @@ fn a_pod_that_was_forced_away_keeps_its_card_in_quarantine() {
     assert_eq!(world.field("pod/llm-1", ".metadata.finalizers[0]"), "tenure.dev/metering");
     // The kubelet reports: the card is free, and the pool gets all eight.
     let ended = r#"{"status": {"phase": "Succeeded", "containerStatuses": [{"name": "main", "image": "x", "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": 0}}}]}}"#;
-    kubectl(&["-n", "forced", "patch", "pod", "llm-1", "--subresource=status", "--type", "merge", "-p", ended]).unwrap();
+    kubectl(&[
+        "-n",
+        "forced",
+        "patch",
+        "pod",
+        "llm-1",
+        "--subresource=status",
+        "--type",
+        "merge",
+        "-p",
+        ended,
+    ])
+    .unwrap();
     world.ready("rp/chat");
     assert_eq!(world.share(0, "resident"), 8);
 }
@@ -536,7 +621,9 @@ fn one_leads_and_hands_over() {
     second.leads();
     world.apply(BOUND);
     world.ready("sep/bound");
-    assert!(second.get("/metrics").unwrap().contains("tenure_cards{card_type=\"lease\",state=\"resident\"} 6"));
+    assert!(
+        second.get("/metrics").unwrap().contains("tenure_cards{card_type=\"lease\",state=\"resident\"} 6")
+    );
 }
 
 #[test]
@@ -545,7 +632,10 @@ fn two_that_both_lead_sell_no_card_twice() {
     k("create namespace tenure-other").ok();
     must_apply(&OTHER_LEASE.replace("NAMESPACE", "tenure-other"));
     let one = Operator::with("twins", &Start { identity: "one", ..Start::default() });
-    let other = Operator::with("twins", &Start { identity: "other", lease_namespace: "tenure-other", ..Start::default() });
+    let other = Operator::with(
+        "twins",
+        &Start { identity: "other", lease_namespace: "tenure-other", ..Start::default() },
+    );
     one.leads();
     other.leads();
     for round in 0..3 {
@@ -566,7 +656,7 @@ fn two_that_both_lead_sell_no_card_twice() {
 }
 
 /// The right to a lease in another namespace, for an operator that shall believe that it leads.
-const OTHER_LEASE: &str = r#"
+const OTHER_LEASE: &str = r"
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata: {name: lease, namespace: NAMESPACE}
@@ -577,4 +667,4 @@ kind: RoleBinding
 metadata: {name: lease, namespace: NAMESPACE}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: lease}
 subjects: [{kind: ServiceAccount, name: tenure-operator, namespace: tenure-system}]
-"#;
+";

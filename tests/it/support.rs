@@ -63,7 +63,9 @@ pub fn until<T>(what: &str, look: impl Fn() -> Result<T, String>) -> T {
     loop {
         match look() {
             Ok(found) => return found,
-            Err(instead) if began.elapsed() > Duration::from_secs(60) => panic!("waited 60 s for {what}; found {instead}"),
+            Err(instead) if began.elapsed() > Duration::from_mins(1) => {
+                panic!("waited 60 s for {what}; found {instead}")
+            }
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }
     }

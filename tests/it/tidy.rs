@@ -18,8 +18,22 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// What the pure core may not name at all.
 const IMPURE: &[&str] = &[
-    "async fn", ".await", "tokio::", "kube::", "k8s_openapi::", "hyper::", "std::env", "std::fs",
-    "std::net", "SystemTime", "Instant", "Timestamp::now", "rand::", "f32", "f64", "serde::",
+    "async fn",
+    ".await",
+    "tokio::",
+    "kube::",
+    "k8s_openapi::",
+    "hyper::",
+    "std::env",
+    "std::fs",
+    "std::net",
+    "SystemTime",
+    "Instant",
+    "Timestamp::now",
+    "rand::",
+    "f32",
+    "f64",
+    "serde::",
 ];
 
 #[test]

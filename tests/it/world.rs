@@ -37,11 +37,6 @@ impl World {
         must_apply(&yaml.replace('@', self.name));
     }
 
-    /// Applies manifests that shall be refused; the words of the refusal.
-    pub fn refused(&self, yaml: &str) -> String {
-        crate::support::apply(&yaml.replace('@', self.name)).expect_err("it shall be refused")
-    }
-
     /// kubectl in the world's namespace, with `@` for its name.
     pub fn k(&self, words: &str) -> String {
         let words = format!("-n @ {words}").replace('@', self.name);
@@ -51,7 +46,8 @@ impl World {
     /// Changes the spec of an object by a merge patch.
     pub fn patch(&self, object: &str, patch: &str) {
         let patch = patch.replace('@', self.name);
-        kubectl(&["-n", self.name, "patch", object, "--type", "merge", "-p", &patch]).unwrap_or_else(|it| panic!("patch {object}: {it}"));
+        kubectl(&["-n", self.name, "patch", object, "--type", "merge", "-p", &patch])
+            .unwrap_or_else(|it| panic!("patch {object}: {it}"));
     }
 
     /// Adds a simulated node with 8 cards.
@@ -59,7 +55,11 @@ impl World {
         let zone = if at.is_multiple_of(2) { "zone-a" } else { "zone-b" };
         self.apply(&NODE.replace("NODE", &format!("@-{at}")).replace("ZONE", zone));
         // A node is born with a taint that the node controller takes away when it is ready.
-        until_field(&format!("node/{}-{at}", self.name), ".status.conditions[?(@.type==\"Ready\")].status", "True");
+        until_field(
+            &format!("node/{}-{at}", self.name),
+            ".status.conditions[?(@.type==\"Ready\")].status",
+            "True",
+        );
     }
 
     /// A field of an object of the world's namespace.
@@ -80,7 +80,10 @@ impl World {
     /// Waits until an object is not Ready for this reason; the message.
     pub fn not_ready(&self, object: &str, reason: &str) -> String {
         until(&format!("{object} to be not ready: {reason}"), || {
-            let found = self.field(object, "range .status.conditions[?(@.type==\"Ready\")]}{.status} {.reason} {.message}{end");
+            let found = self.field(
+                object,
+                "range .status.conditions[?(@.type==\"Ready\")]}{.status} {.reason} {.message}{end",
+            );
             match found.strip_prefix(&format!("False {reason} ")) {
                 Some(message) => Ok(message.to_owned()),
                 None => Err(format!("`{found}`")),
@@ -91,9 +94,14 @@ impl World {
     /// The cards of a node's share, by the beginning of its resource's name: `resident`, `dedicated`, `spot`, `shared`, `held`.
     pub fn share(&self, node: usize, kind: &str) -> u32 {
         let capacity = field(&format!("node/{}-{node}", self.name), ".status.capacity");
-        let capacity: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&capacity).unwrap_or_default();
+        let capacity: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(&capacity).unwrap_or_default();
         let domain = format!("{kind}.tenure.dev/");
-        capacity.iter().filter(|(name, _)| name.starts_with(&domain)).map(|(_, it)| it.as_str().and_then(|it| it.parse().ok()).unwrap_or(0)).sum()
+        capacity
+            .iter()
+            .filter(|(name, _)| name.starts_with(&domain))
+            .map(|(_, it)| it.as_str().and_then(|it| it.parse().ok()).unwrap_or(0))
+            .sum()
     }
 
     /// A share's cards over the first so many nodes.
@@ -112,7 +120,8 @@ impl World {
     /// The names of the pods of the namespace that are not on their way out, with their phase.
     pub fn pods(&self) -> Vec<String> {
         let template = "go-template={{range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.name}}:{{.status.phase}},{{end}}{{end}}";
-        let list = kubectl(&["-n", self.name, "get", "pods", "--sort-by", ".metadata.name", "-o", template]).unwrap_or_else(|it| panic!("pods: {it}"));
+        let list = kubectl(&["-n", self.name, "get", "pods", "--sort-by", ".metadata.name", "-o", template])
+            .unwrap_or_else(|it| panic!("pods: {it}"));
         list.split(',').filter(|it| !it.is_empty()).map(str::to_owned).collect()
     }
 
@@ -204,7 +213,10 @@ impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for words in ["get tenure", "get pods -o wide", "get events --sort-by .lastTimestamp"] {
-                eprintln!("-- kubectl {words}\n{}", k(&format!("-n {} {words}", self.name)).unwrap_or_else(|it| it));
+                eprintln!(
+                    "-- kubectl {words}\n{}",
+                    k(&format!("-n {} {words}", self.name)).unwrap_or_else(|it| it)
+                );
             }
             let nodes = format!("get nodes -l tenure.test/cards={} -o yaml", self.name);
             eprintln!("-- {nodes}\n{}", k(&nodes).unwrap_or_else(|it| it));

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 
 use kube::ResourceExt;
 
-use crate::api::card_type::CardCounts;
 use crate::api::CardTypeStatus;
+use crate::api::card_type::CardCounts;
 use crate::cluster::read::Caches;
 use crate::domain::book::Share;
 use crate::domain::fleet::Snapshot;
 
 /// What there is of each card type. Conditions are left to the catalogue.
 pub(super) fn count(caches: &Caches, snapshot: &Snapshot) -> BTreeMap<String, CardTypeStatus> {
-    let mut all: BTreeMap<String, CardTypeStatus> = caches.card_types.all().iter().map(|it| (it.name_any(), CardTypeStatus::default())).collect();
+    let mut all: BTreeMap<String, CardTypeStatus> =
+        caches.card_types.all().iter().map(|it| (it.name_any(), CardTypeStatus::default())).collect();
     for node in &snapshot.nodes {
         let Some(status) = all.get_mut(&node.card_type) else { continue };
         status.nodes += 1;
@@ -30,7 +31,9 @@ pub(super) fn count(caches: &Caches, snapshot: &Snapshot) -> BTreeMap<String, Ca
             }
         }
         if node.open {
-            *free += count(node.shares.get(&Share::Shared).saturating_sub(node.in_use.by_share.get(&Share::Shared)));
+            *free += count(
+                node.shares.get(&Share::Shared).saturating_sub(node.in_use.by_share.get(&Share::Shared)),
+            );
         }
     }
     all

@@ -55,7 +55,12 @@ impl Trouble {
 
     fn next(&self) -> Instant {
         let resync = Instant::now() + RESYNC;
-        self.0.values().map(|(until, _)| *until).filter(|it| *it > Instant::now()).min().map_or(resync, |it| it.min(resync))
+        self.0
+            .values()
+            .map(|(until, _)| *until)
+            .filter(|it| *it > Instant::now())
+            .min()
+            .map_or(resync, |it| it.min(resync))
     }
 }
 
@@ -84,7 +89,9 @@ async fn pass(context: &Context, newest: &mut Newest, trouble: &mut Trouble) {
     let mut changes = nodes::changes(&context.caches, &nodes, &matched);
     changes.retain(|(node, _)| !trouble.has(&node.name_any()));
     let adopted: Vec<Written> = futures::stream::iter(changes)
-        .map(|(node, change)| async move { (node.name_any(), nodes::write(&context.cluster, &node, &change).await) })
+        .map(|(node, change)| async move {
+            (node.name_any(), nodes::write(&context.cluster, &node, &change).await)
+        })
         .buffer_unordered(NODES_AT_ONCE)
         .collect()
         .await;
@@ -111,7 +118,11 @@ async fn pass(context: &Context, newest: &mut Newest, trouble: &mut Trouble) {
         .filter_map(|step| {
             let node = by_name.get(&step.node).cloned();
             let resource = node.as_ref().and_then(|it| snapshot::card_resource(it));
-            let owner = step.given.as_ref().and_then(|it| taken.contract(&it.group)).map(|it| (it.namespace.clone(), it.name.clone()));
+            let owner = step
+                .given
+                .as_ref()
+                .and_then(|it| taken.contract(&it.group))
+                .map(|it| (it.namespace.clone(), it.name.clone()));
             async move { Some((step, node?, resource?, owner)) }
         })
         .map(|(step, node, resource, owner)| async move {
@@ -121,7 +132,9 @@ async fn pass(context: &Context, newest: &mut Newest, trouble: &mut Trouble) {
         .collect()
         .await;
     let version = |it: &SlimNode| it.metadata.resource_version.clone();
-    let any = moved.iter().any(|(name, it)| it.as_ref().is_ok_and(|it| by_name.get(name).is_none_or(|before| version(before) != version(it))));
+    let any = moved.iter().any(|(name, it)| {
+        it.as_ref().is_ok_and(|it| by_name.get(name).is_none_or(|before| version(before) != version(it)))
+    });
     note(moved, newest, trouble);
     if any {
         // What was moved is news for the contracts, and may be the room that another one waits for.
@@ -134,7 +147,9 @@ async fn pass(context: &Context, newest: &mut Newest, trouble: &mut Trouble) {
 
 /// The nodes as the watch shows them, or as we wrote them when that is newer.
 fn newest_nodes(context: &Context, newest: &mut Newest) -> Vec<Arc<SlimNode>> {
-    let version = |it: &SlimNode| it.metadata.resource_version.as_deref().and_then(|it| it.parse::<u64>().ok()).unwrap_or(0);
+    let version = |it: &SlimNode| {
+        it.metadata.resource_version.as_deref().and_then(|it| it.parse::<u64>().ok()).unwrap_or(0)
+    };
     let watched = context.caches.nodes.all();
     let mut nodes: Vec<Arc<SlimNode>> = Vec::with_capacity(watched.len());
     let mut kept = Newest::new();
@@ -185,7 +200,12 @@ async fn free_excess(context: &Context, excess: &Excess) {
         if left == 0 {
             return;
         }
-        tracing::warn!(pod = pod.name_any(), node = excess.node, share = resource, "was bound beyond its share and is started again");
+        tracing::warn!(
+            pod = pod.name_any(),
+            node = excess.node,
+            share = resource,
+            "was bound beyond its share and is started again"
+        );
         match context.cluster.delete_pod(pod).await {
             Ok(()) => left = left.saturating_sub(pod.requests(&resource)),
             Err(error) => tracing::warn!(%error, pod = pod.name_any(), "was not deleted"),
@@ -195,5 +215,9 @@ async fn free_excess(context: &Context, excess: &Excess) {
 
 /// The shares in a node's capacity.
 fn shares_of(node: &SlimNode) -> crate::domain::book::Shares {
-    node.status.capacity.iter().filter_map(|(name, amount)| Some((Share::parse(name)?, snapshot::whole(&amount.0)))).collect()
+    node.status
+        .capacity
+        .iter()
+        .filter_map(|(name, amount)| Some((Share::parse(name)?, snapshot::whole(&amount.0))))
+        .collect()
 }

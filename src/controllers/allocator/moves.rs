@@ -51,7 +51,11 @@ pub(super) async fn execute(
     }
 
     // 3. Takers get what is unused. New physical cards come in through `held` too.
-    let count = |node: &SlimNode, of: fn(&SlimNode) -> &BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
+    let count = |node: &SlimNode,
+                 of: fn(
+        &SlimNode,
+    )
+        -> &BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
         of(node).get(resource).map_or(0, |it| snapshot::whole(&it.0))
     };
     let healthy = count(&written, |it| &it.status.capacity).min(count(&written, |it| &it.status.allocatable));
@@ -62,7 +66,11 @@ pub(super) async fn execute(
     let mut given = step.given.clone();
     if step.given.is_some() && step.given != snapshot::given(node) && in_use.sum() > 0 {
         // A machine is given whole or not at all.
-        target = target.iter().filter(|(it, _)| !matches!(it, Share::Dedicated(_))).map(|(it, cards)| (it.clone(), cards)).collect();
+        target = target
+            .iter()
+            .filter(|(it, _)| !matches!(it, Share::Dedicated(_)))
+            .map(|(it, cards)| (it.clone(), cards))
+            .collect();
         given = None;
     }
     let settled = settle(&start, &target, &in_use, healthy);
@@ -76,10 +84,16 @@ pub(super) async fn execute(
 /// Marks a node as a machine of a group (its namespace and name), or as none.
 pub(super) fn label(change: &mut NodeChange, machine: Option<((String, String), Given)>) {
     let (group, namespace, machine, key) = match machine {
-        Some(((namespace, group), given)) => (Some(group), Some(namespace), Some(given.machine), Some(given.group.to_string())),
+        Some(((namespace, group), given)) => {
+            (Some(group), Some(namespace), Some(given.machine), Some(given.group.to_string()))
+        }
         None => (None, None, None, None),
     };
-    change.labels.extend([(names::GROUP, group), (names::GROUP_NAMESPACE, namespace), (names::MACHINE, machine)]);
+    change.labels.extend([
+        (names::GROUP, group),
+        (names::GROUP_NAMESPACE, namespace),
+        (names::MACHINE, machine),
+    ]);
     change.annotations.insert(names::GROUP_KEY, key);
 }
 
@@ -98,7 +112,8 @@ async fn write(
         // The kubelet forgets a resource that is missing and then admits pods that ask for it: what pods still ask for
         // stays, as zero.
         let resource = share.resource();
-        let keep = share.key().is_none() || pods.is_none_or(|it| it.iter().any(|it| !it.is_over() && it.requests(&resource) > 0));
+        let keep = share.key().is_none()
+            || pods.is_none_or(|it| it.iter().any(|it| !it.is_over() && it.requests(&resource) > 0));
         counts.insert(resource, keep.then_some(0));
     }
     for share in [Share::Shared, Share::Held] {

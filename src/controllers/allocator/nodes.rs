@@ -7,10 +7,10 @@ use kube::ResourceExt;
 
 use super::snapshot;
 use crate::api::{CardType, names};
+use crate::cluster::Cluster;
 use crate::cluster::read::Caches;
 use crate::cluster::slim::{SlimNode, Taint};
 use crate::cluster::write::{Error, NodeChange};
-use crate::cluster::Cluster;
 use crate::domain::book::Share;
 
 /// Which card type each node has.
@@ -28,8 +28,10 @@ pub(super) fn matched(caches: &Caches, nodes: &[Arc<SlimNode>]) -> Matched {
     let mut matched = Matched::default();
     for node in nodes {
         let labels = node.labels();
-        let fits: Vec<&Arc<CardType>> =
-            types.iter().filter(|it| it.spec.node_selector.iter().all(|(name, value)| labels.get(name) == Some(value))).collect();
+        let fits: Vec<&Arc<CardType>> = types
+            .iter()
+            .filter(|it| it.spec.node_selector.iter().all(|(name, value)| labels.get(name) == Some(value)))
+            .collect();
         match fits.as_slice() {
             [one] => {
                 matched.types.insert(node.name_any(), (*one).clone());
@@ -46,7 +48,11 @@ pub(super) fn matched(caches: &Caches, nodes: &[Arc<SlimNode>]) -> Matched {
 }
 
 /// What must change in labels and taints. A node whose cards belong to contracts keeps its type until they are back.
-pub(super) fn changes(caches: &Caches, nodes: &[Arc<SlimNode>], matched: &Matched) -> Vec<(Arc<SlimNode>, NodeChange)> {
+pub(super) fn changes(
+    caches: &Caches,
+    nodes: &[Arc<SlimNode>],
+    matched: &Matched,
+) -> Vec<(Arc<SlimNode>, NodeChange)> {
     nodes.iter().filter_map(|node| change(caches, node, matched).map(|it| (node.clone(), it))).collect()
 }
 
@@ -61,7 +67,9 @@ fn change(caches: &Caches, node: &Arc<SlimNode>, matched: &Matched) -> Option<No
         (Some(now), Some(fits)) if *now == fits.name_any() && has_resource(node, fits) => (),
         (None, Some(fits)) => {
             change.labels.insert(names::CARD_TYPE, Some(fits.name_any()));
-            change.labels.insert(names::CARD_RESOURCE, Some(names::resource_as_label(&fits.spec.resource_name)));
+            change
+                .labels
+                .insert(names::CARD_RESOURCE, Some(names::resource_as_label(&fits.spec.resource_name)));
         }
         // It has another type than it is labelled with, or none any more.
         (Some(_), _) if snapshot::has_contracts(node) || in_use(caches, node) => return None,
@@ -71,12 +79,15 @@ fn change(caches: &Caches, node: &Arc<SlimNode>, matched: &Matched) -> Option<No
             }
             super::moves::label(&mut change, None);
             change.annotations.insert(names::BOOK, None);
-            change.taints = Some(node.spec.taints.iter().filter(|it| it.key != names::TAINT).cloned().collect());
+            change.taints =
+                Some(node.spec.taints.iter().filter(|it| it.key != names::TAINT).cloned().collect());
             return Some(change);
         }
     }
     // Half of a group's marks are none: pods of that group must not find this node.
-    if snapshot::given(node).is_none() && [names::GROUP, names::GROUP_NAMESPACE, names::MACHINE].iter().any(|it| labels.contains_key(*it)) {
+    if snapshot::given(node).is_none()
+        && [names::GROUP, names::GROUP_NAMESPACE, names::MACHINE].iter().any(|it| labels.contains_key(*it))
+    {
         super::moves::label(&mut change, None);
     }
     let wanted = taints(caches, node);
@@ -89,14 +100,17 @@ fn change(caches: &Caches, node: &Arc<SlimNode>, matched: &Matched) -> Option<No
 /// NoSchedule at once; NoExecute once nobody is left whom it would throw out.
 fn taints(caches: &Caches, node: &SlimNode) -> Vec<Taint> {
     let mut taints = node.spec.taints.clone();
-    let taint = |effect: &str| Taint { key: names::TAINT.to_owned(), effect: effect.to_owned(), ..Taint::default() };
+    let taint =
+        |effect: &str| Taint { key: names::TAINT.to_owned(), effect: effect.to_owned(), ..Taint::default() };
     let has = |effect: &str| node.spec.taints.iter().any(|it| it.key == names::TAINT && it.effect == effect);
     if !has("NoSchedule") {
         taints.push(taint("NoSchedule"));
     } else if !has("NoExecute") {
         // Only when NoSchedule is there already: else somebody could still come in between.
         let pods = caches.pods.under(&format!("node/{}", node.name_any()));
-        let stays = |it: &&Arc<crate::cluster::slim::SlimPod>| !it.tolerates(names::TAINT, "NoExecute") && !it.is_over();
+        let stays = |it: &&Arc<crate::cluster::slim::SlimPod>| {
+            !it.tolerates(names::TAINT, "NoExecute") && !it.is_over()
+        };
         if !pods.iter().any(|it| stays(&it)) {
             taints.push(taint("NoExecute"));
         }
@@ -115,7 +129,11 @@ fn in_use(caches: &Caches, node: &SlimNode) -> bool {
 }
 
 /// Writes a change; a node that is given up loses its shares too.
-pub(super) async fn write(cluster: &Cluster, node: &SlimNode, change: &NodeChange) -> Result<SlimNode, Error> {
+pub(super) async fn write(
+    cluster: &Cluster,
+    node: &SlimNode,
+    change: &NodeChange,
+) -> Result<SlimNode, Error> {
     let name = node.name_any();
     let version = node.metadata.resource_version.clone().unwrap_or_default();
     let given_up = change.labels.get(names::CARD_TYPE).is_some_and(Option::is_none);
@@ -135,7 +153,13 @@ pub(super) async fn write(cluster: &Cluster, node: &SlimNode, change: &NodeChang
         return cluster.write_node(&name, &version, &change).await;
     }
     tracing::info!(node = name, "no longer managed: no card type matches it");
-    let gone = node.status.capacity.keys().filter(|it| Share::parse(it).is_some()).map(|it| (it.clone(), None)).collect();
+    let gone = node
+        .status
+        .capacity
+        .keys()
+        .filter(|it| Share::parse(it).is_some())
+        .map(|it| (it.clone(), None))
+        .collect();
     let written = cluster.write_shares(&name, &version, &gone, &NodeChange::default()).await?;
     cluster.write_node(&name, &written.metadata.resource_version.unwrap_or_default(), change).await
 }

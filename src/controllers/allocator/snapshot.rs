@@ -26,7 +26,10 @@ impl Taken {
     }
 
     pub(super) fn by_contract(&self, plan: &Plan) -> HashMap<ContractRef, Outcome> {
-        plan.outcomes.iter().filter_map(|(key, outcome)| Some((self.contracts.get(key)?.clone(), outcome.clone()))).collect()
+        plan.outcomes
+            .iter()
+            .filter_map(|(key, outcome)| Some((self.contracts.get(key)?.clone(), outcome.clone())))
+            .collect()
     }
 }
 
@@ -39,7 +42,10 @@ pub(super) fn take(caches: &Caches, nodes: &[Arc<SlimNode>], now: jiff::Timestam
     }
     for account in caches.accounts.all() {
         for quota in &account.spec.quotas {
-            taken.snapshot.quotas.insert((account.name_any(), quota.card_type.clone()), u32::try_from(quota.cards).unwrap_or(0));
+            taken.snapshot.quotas.insert(
+                (account.name_any(), quota.card_type.clone()),
+                u32::try_from(quota.cards).unwrap_or(0),
+            );
         }
     }
     taken.snapshot.nodes = nodes.iter().filter_map(|it| node(caches, it)).collect();
@@ -62,7 +68,11 @@ pub(super) fn take(caches: &Caches, nodes: &[Arc<SlimNode>], now: jiff::Timestam
         claim(reference(Kind::Endpoint, &*it), endpoint::claim(caches, &it, now));
     }
     let unreadable = [caches.pools.unreadable(), caches.groups.unreadable(), caches.spots.unreadable()];
-    taken.snapshot.frozen = unreadable.iter().flatten().map(|it| Key::new(it.name.as_deref().unwrap_or_default(), it.uid.as_deref().unwrap_or_default())).collect();
+    taken.snapshot.frozen = unreadable
+        .iter()
+        .flatten()
+        .map(|it| Key::new(it.name.as_deref().unwrap_or_default(), it.uid.as_deref().unwrap_or_default()))
+        .collect();
     taken.snapshot.frozen.extend(caches.spots.all().iter().filter_map(|it| spot::frozen(caches, it)));
     taken
 }
@@ -76,7 +86,9 @@ fn node(caches: &Caches, node: &SlimNode) -> Option<Node> {
     if !node.spec.taints.iter().any(|it| it.key == names::TAINT) {
         return None;
     }
-    let count = |amounts: &BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>| amounts.get(&resource).map_or(0, |it| whole(&it.0));
+    let count = |amounts: &BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
+        amounts.get(&resource).map_or(0, |it| whole(&it.0))
+    };
     let (cards, allocatable) = (count(&node.status.capacity), count(&node.status.allocatable));
     let given = given(node);
     let pods = caches.pods.under(&format!("node/{}", node.name_any()));
@@ -135,7 +147,9 @@ pub(in crate::controllers) fn cards_of(node: &SlimNode) -> Option<(String, u32)>
 /// Are all its cards healthy?
 pub(in crate::controllers) fn is_whole(node: &SlimNode) -> bool {
     card_resource(node).is_some_and(|resource| {
-        let count = |it: &BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>| it.get(&resource).map_or(0, |it| whole(&it.0));
+        let count = |it: &BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
+            it.get(&resource).map_or(0, |it| whole(&it.0))
+        };
         let cards = count(&node.status.capacity);
         cards > 0 && count(&node.status.allocatable) >= cards
     })
@@ -155,7 +169,12 @@ pub(super) fn in_use<P: std::ops::Deref<Target = SlimPod>>(
             pod.metadata.namespace.as_deref() == Some(namespace) && pod.label(names::GROUP) == Some(name)
         });
         let cards = pod.requests(resource);
-        let asked = pod.spec.containers.iter().flat_map(|it| it.resources.requests.keys()).find_map(|it| Share::parse(it));
+        let asked = pod
+            .spec
+            .containers
+            .iter()
+            .flat_map(|it| it.resources.requests.keys())
+            .find_map(|it| Share::parse(it));
         group_pods += u32::from(of_group.is_some() || matches!(asked, Some(Share::Dedicated(_))));
         match (asked, of_group) {
             // Nobody may ask for it; a pod that did nevertheless got no card of anybody.
@@ -183,7 +202,10 @@ fn size(node: &SlimNode) -> Size {
     amounts(&node.status.allocatable, i64::MAX)
 }
 
-fn amounts(of: &BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>, disk_if_absent: i64) -> Size {
+fn amounts(
+    of: &BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>,
+    disk_if_absent: i64,
+) -> Size {
     let find = |name: &str| of.get(name).map_or("0", |it| it.0.as_str());
     Size {
         cpu_milli: parse_milli(find("cpu")).unwrap_or(0),

@@ -15,7 +15,11 @@ pub(super) fn mark(group: &DedicatedGroup) -> String {
 }
 
 /// Cordons a node and asks its pods to leave; how far it has come. Called again until nobody is left.
-pub(super) async fn step(context: &Context, group: &DedicatedGroup, node: &SlimNode) -> Result<DrainStatus, Error> {
+pub(super) async fn step(
+    context: &Context,
+    group: &DedicatedGroup,
+    node: &SlimNode,
+) -> Result<DrainStatus, Error> {
     if !node.spec.unschedulable {
         let change = NodeChange {
             annotations: [(names::DRAINED_FOR, Some(mark(group)))].into(),
@@ -33,7 +37,8 @@ pub(super) async fn step(context: &Context, group: &DedicatedGroup, node: &SlimN
             continue;
         }
         if let Evicted::Blocked(why) = context.cluster.evict(pod).await.map_err(Error::Apply)? {
-            let name = format!("{}/{}", pod.metadata.namespace.as_deref().unwrap_or_default(), pod.name_any());
+            let name =
+                format!("{}/{}", pod.metadata.namespace.as_deref().unwrap_or_default(), pod.name_any());
             status.blocked_by.get_or_insert(format!("pod {name}: {why}"));
         }
     }
@@ -42,7 +47,11 @@ pub(super) async fn step(context: &Context, group: &DedicatedGroup, node: &SlimN
 
 /// Uncordons a node that we cordoned. One that somebody else cordoned stays as it is.
 pub(super) async fn undo(context: &Context, node: &SlimNode) -> Result<(), Error> {
-    let change = NodeChange { annotations: [(names::DRAINED_FOR, None)].into(), unschedulable: Some(false), ..NodeChange::default() };
+    let change = NodeChange {
+        annotations: [(names::DRAINED_FOR, None)].into(),
+        unschedulable: Some(false),
+        ..NodeChange::default()
+    };
     write(context, node, &change).await
 }
 

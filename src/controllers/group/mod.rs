@@ -39,16 +39,27 @@ fn validate(caches: &Caches, group: &DedicatedGroup) -> Result<Input, Problem> {
     let terms = tariff.spec.dedicated.as_ref();
     let mut types = BTreeMap::new();
     for set in &group.spec.machine_sets {
-        let machine = terms.and_then(|it| it.machine_types.iter().find(|it| it.name == set.machine_type)).ok_or_else(|| {
-            let message = format!("Tariff {} has no dedicated machine type {}", tariff.name_any(), set.machine_type);
-            Problem::new(Reason::UnknownMachineType, message)
-        })?;
+        let machine = terms
+            .and_then(|it| it.machine_types.iter().find(|it| it.name == set.machine_type))
+            .ok_or_else(|| {
+                let message = format!(
+                    "Tariff {} has no dedicated machine type {}",
+                    tariff.name_any(),
+                    set.machine_type
+                );
+                Problem::new(Reason::UnknownMachineType, message)
+            })?;
         let priced = match set.billing {
             Billing::Prepaid => machine.per_month.is_some(),
             Billing::Postpaid => machine.per_hour.is_some(),
         };
         if !priced {
-            let message = format!("Tariff {} sells machine type {} not {:?}", tariff.name_any(), set.machine_type, set.billing);
+            let message = format!(
+                "Tariff {} sells machine type {} not {:?}",
+                tariff.name_any(),
+                set.machine_type,
+                set.billing
+            );
             return Err(Problem::new(Reason::NoPrice, message));
         }
         facts::card_type(caches, &machine.card_type)?;
@@ -105,14 +116,23 @@ fn version(group: &DedicatedGroup) -> String {
 fn nodes_of(caches: &Caches, group: &DedicatedGroup) -> BTreeMap<String, Arc<SlimNode>> {
     let key = key(group);
     let nodes = caches.nodes.all();
-    nodes.into_iter().filter_map(|node| Some((allocator::given(&node).filter(|it| it.group == key)?.machine, node))).collect()
+    nodes
+        .into_iter()
+        .filter_map(|node| Some((allocator::given(&node).filter(|it| it.group == key)?.machine, node)))
+        .collect()
 }
 
 // Plan.
 
 /// The machines as the owner wants them, and what stands against it.
-fn plan(group: &DedicatedGroup, input: &Input, before: &Record, placed: impl Iterator<Item = String>) -> (Record, Vec<Problem>) {
-    let bound = |it: &MachineSet| it.billing == Billing::Prepaid && input.early_release == EarlyRelease::Refuse;
+fn plan(
+    group: &DedicatedGroup,
+    input: &Input,
+    before: &Record,
+    placed: impl Iterator<Item = String>,
+) -> (Record, Vec<Problem>) {
+    let bound =
+        |it: &MachineSet| it.billing == Billing::Prepaid && input.early_release == EarlyRelease::Refuse;
     let sets: Vec<machines::Set> = group
         .spec
         .machine_sets
@@ -126,11 +146,15 @@ fn plan(group: &DedicatedGroup, input: &Input, before: &Record, placed: impl Ite
     let (record, problems) = machines::plan(&before, &sets, &group.spec.release);
     let in_words = |it: machines::Problem| match it {
         machines::Problem::NameMachines { set, missing } => {
-            let message = format!("set {set} has {missing} more machines than its count: name the machines to give back in spec.release");
+            let message = format!(
+                "set {set} has {missing} more machines than its count: name the machines to give back in spec.release"
+            );
             Problem::new(Reason::NameMachines, message)
         }
         machines::Problem::BoundByTerm { machine } => {
-            let message = format!("machine {machine} is prepaid and the tariff says earlyRelease: Refuse: it stays until its term ends");
+            let message = format!(
+                "machine {machine} is prepaid and the tariff says earlyRelease: Refuse: it stays until its term ends"
+            );
             Problem::new(Reason::BoundByTerm, message)
         }
     };
@@ -172,7 +196,8 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     let new = report::make_status(context, &group, &found);
     let ready = new.conditions.iter().find(|it| it.type_ == "Ready").cloned();
     let written = status::write(context, &*group, group.status.as_ref(), &new).await;
-    status::tell(context, &*group, group.status.as_ref().map(|it| it.conditions.as_slice()), ready.as_ref()).await;
+    status::tell(context, &*group, group.status.as_ref().map(|it| it.conditions.as_slice()), ready.as_ref())
+        .await;
     applied?;
     written?;
     let draining = found.drains.values().any(|it| it.remaining > 0);
@@ -185,11 +210,17 @@ async fn apply(context: &Context, group: &DedicatedGroup, found: &mut Found) -> 
         return leave(context, group, found).await;
     }
     if !is_guarded(group) {
-        return cluster.add_finalizer::<DedicatedGroup>(&group.metadata, names::CARDS).await.map_err(Error::Apply);
+        return cluster
+            .add_finalizer::<DedicatedGroup>(&group.metadata, names::CARDS)
+            .await
+            .map_err(Error::Apply);
     }
     let machines = record::print(&found.record);
     if group.annotations().get(names::MACHINES) != Some(&machines) {
-        return cluster.annotate::<DedicatedGroup>(&group.metadata, names::MACHINES, Some(&machines)).await.map_err(Error::Apply);
+        return cluster
+            .annotate::<DedicatedGroup>(&group.metadata, names::MACHINES, Some(&machines))
+            .await
+            .map_err(Error::Apply);
     }
     // Only an answer to these very machines refuses them.
     let answer = found.outcome.as_ref().filter(|it| it.version == version(group));
@@ -198,7 +229,10 @@ async fn apply(context: &Context, group: &DedicatedGroup, found: &mut Found) -> 
     if let (Some(shortage), Ok(input), true) = (shortage, &found.input, buys && !is_refused(group)) {
         let card_type = input.types.values().next().map_or("", |it| it.0.as_str());
         let refusal = format!("{} {}", generation(group), in_words(shortage, card_type).message);
-        return cluster.annotate::<DedicatedGroup>(&group.metadata, names::REFUSED, Some(&refusal)).await.map_err(Error::Apply);
+        return cluster
+            .annotate::<DedicatedGroup>(&group.metadata, names::REFUSED, Some(&refusal))
+            .await
+            .map_err(Error::Apply);
     }
     isolate(context, group).await?;
     turn_out(context, group, found).await?;
@@ -216,7 +250,8 @@ async fn empty(context: &Context, group: &DedicatedGroup, found: &mut Found) -> 
     }
     // Machines that have just gone back are no longer ours, but the cordon still is.
     for node in context.caches.nodes.all() {
-        let emptied = allocator::given(&node).is_some_and(|it| found.drains.contains_key(&it.machine) && it.group == key(group));
+        let emptied = allocator::given(&node)
+            .is_some_and(|it| found.drains.contains_key(&it.machine) && it.group == key(group));
         if node.annotations().get(names::DRAINED_FOR) == Some(&mark) && !emptied {
             drain::undo(context, &node).await?;
         }
@@ -230,11 +265,13 @@ async fn turn_out(context: &Context, group: &DedicatedGroup, found: &Found) -> R
         return Ok(());
     }
     for pod in pods_on(context, group, found) {
-        let worker = pod.label(names::ENDPOINT).is_some() && pod.metadata.owner_references.iter().flatten().any(|it| it.kind == "ServerlessEndpoint");
+        let worker = pod.label(names::ENDPOINT).is_some()
+            && pod.metadata.owner_references.iter().flatten().any(|it| it.kind == "ServerlessEndpoint");
         if worker || pod.metadata.deletion_timestamp.is_some() {
             continue;
         }
-        let message = format!("pod {} is turned out: a group of usage Inference takes endpoints only", pod.name_any());
+        let message =
+            format!("pod {} is turned out: a group of usage Inference takes endpoints only", pod.name_any());
         context.cluster.tell(&group.object_ref(&()), true, "WrongUsage", &message).await;
         context.cluster.evict(&pod).await.map_err(Error::Apply)?;
     }
@@ -245,7 +282,9 @@ async fn turn_out(context: &Context, group: &DedicatedGroup, found: &Found) -> R
 fn pods_on(context: &Context, group: &DedicatedGroup, found: &Found) -> Vec<Arc<SlimPod>> {
     let (namespace, name) = (group.namespace().unwrap_or_default(), group.name_any());
     let mut pods = context.caches.pods.under(&format!("group/{namespace}/{name}"));
-    let here = |it: &SlimPod| it.spec.node_name.as_ref().is_some_and(|on| found.nodes.values().any(|node| node.name_any() == *on));
+    let here = |it: &SlimPod| {
+        it.spec.node_name.as_ref().is_some_and(|on| found.nodes.values().any(|node| node.name_any() == *on))
+    };
     pods.retain(|it| here(it) && !it.is_over());
     pods
 }
@@ -265,7 +304,11 @@ async fn leave(context: &Context, group: &DedicatedGroup, found: &Found) -> Resu
     }
     let empty = found.nodes.is_empty() && found.outcome.as_ref().is_some_and(|it| it.holdings.is_empty());
     if is_guarded(group) && empty {
-        return context.cluster.remove_finalizer::<DedicatedGroup>(&group.metadata, names::CARDS).await.map_err(Error::Apply);
+        return context
+            .cluster
+            .remove_finalizer::<DedicatedGroup>(&group.metadata, names::CARDS)
+            .await
+            .map_err(Error::Apply);
     }
     Ok(())
 }
@@ -274,11 +317,16 @@ async fn leave(context: &Context, group: &DedicatedGroup, found: &Found) -> Resu
 async fn isolate(context: &Context, group: &DedicatedGroup) -> Result<(), Error> {
     let (namespace, name) = (group.namespace().unwrap_or_default(), group.name_any());
     let policy_name = format!("tenure-{name}");
-    let there = context.cluster.read::<NetworkPolicy>(&namespace, &policy_name).await.map_err(Error::Apply)?;
-    let ours = there.as_ref().is_some_and(|it| it.metadata.owner_references.iter().flatten().any(|it| Some(&it.uid) == group.metadata.uid.as_ref()));
+    let there =
+        context.cluster.read::<NetworkPolicy>(&namespace, &policy_name).await.map_err(Error::Apply)?;
+    let ours = there.as_ref().is_some_and(|it| {
+        it.metadata.owner_references.iter().flatten().any(|it| Some(&it.uid) == group.metadata.uid.as_ref())
+    });
     if group.spec.network == Network::Open {
         return match there {
-            Some(policy) if ours => context.cluster.delete::<NetworkPolicy>(&policy.metadata).await.map_err(Error::Apply),
+            Some(policy) if ours => {
+                context.cluster.delete::<NetworkPolicy>(&policy.metadata).await.map_err(Error::Apply)
+            }
             _ => Ok(()),
         };
     }

@@ -6,7 +6,9 @@ use kube::ResourceExt;
 
 use super::Found;
 use crate::api::condition::{Conditions, Reason, Type};
-use crate::api::group::{Billing, DedicatedGroupStatus, DrainStatus, GroupEndpoint, GroupPhase, MachinePhase, MachineStatus};
+use crate::api::group::{
+    Billing, DedicatedGroupStatus, DrainStatus, GroupEndpoint, GroupPhase, MachinePhase, MachineStatus,
+};
 use crate::api::{DedicatedGroup, names};
 use crate::controllers::facts::Problem;
 use crate::controllers::pool::{in_words, is_leaving, number, refusal};
@@ -30,15 +32,26 @@ pub(super) fn make_status(context: &Context, group: &DedicatedGroup, found: &Fou
         () => GroupPhase::Running,
     };
 
-    let card_type = found.input.as_ref().ok().and_then(|it| it.types.values().next()).map(|it| it.0.clone()).unwrap_or_default();
-    let shortage = found.outcome.as_ref().and_then(|it| it.shortage.as_ref()).map(|it| in_words(it, &card_type));
-    let abnormal_names: Vec<&str> = machines.iter().filter(|it| it.phase == MachinePhase::Abnormal).map(|it| it.name.as_str()).collect();
+    let card_type = found
+        .input
+        .as_ref()
+        .ok()
+        .and_then(|it| it.types.values().next())
+        .map(|it| it.0.clone())
+        .unwrap_or_default();
+    let shortage =
+        found.outcome.as_ref().and_then(|it| it.shortage.as_ref()).map(|it| in_words(it, &card_type));
+    let abnormal_names: Vec<&str> =
+        machines.iter().filter(|it| it.phase == MachinePhase::Abnormal).map(|it| it.name.as_str()).collect();
     let why = if is_leaving(group) {
         Problem::new(Reason::Deleting, "its machines go back when they are empty")
     } else if let Err(problem) = &found.input {
         problem.clone()
     } else if abnormal > 0 {
-        let message = format!("{} can't be used: the node is away, not ready, cordoned, or its cards are away or faulty", abnormal_names.join(", "));
+        let message = format!(
+            "{} can't be used: the node is away, not ready, cordoned, or its cards are away or faulty",
+            abnormal_names.join(", ")
+        );
         Problem::new(Reason::Degraded, message)
     } else if let Some(why) = refusal {
         Problem::new(Reason::Refused, format!("refused: {why}. Change the spec to try again"))
@@ -54,9 +67,15 @@ pub(super) fn make_status(context: &Context, group: &DedicatedGroup, found: &Fou
         Problem::new(Reason::AsBought, format!("{usable} machines can be used"))
     };
     let undecided = machines.is_empty() && found.input.is_ok() && !is_leaving(group);
-    let good = phase == GroupPhase::Running && pending == 0 && found.problems.is_empty() && found.input.is_ok();
+    let good =
+        phase == GroupPhase::Running && pending == 0 && found.problems.is_empty() && found.input.is_ok();
     let mut conditions = Conditions::new(&before.conditions, group.metadata.generation, (context.now)());
-    conditions.set(Type::MachinesReady, (!undecided).then_some(good && emptied == 0), why.reason, why.message.clone());
+    conditions.set(
+        Type::MachinesReady,
+        (!undecided).then_some(good && emptied == 0),
+        why.reason,
+        why.message.clone(),
+    );
     // A machine that its owner has emptied is as it should be.
     conditions.set(Type::Ready, (!undecided).then_some(good), why.reason, why.message);
     let namespace = group.namespace().unwrap_or_default();
@@ -64,11 +83,19 @@ pub(super) fn make_status(context: &Context, group: &DedicatedGroup, found: &Fou
     DedicatedGroupStatus {
         observed_generation: group.metadata.generation,
         phase: Some(phase),
-        ready: format!("{usable}/{}", machines.iter().filter(|it| it.phase != MachinePhase::Releasing).count()),
+        ready: format!(
+            "{usable}/{}",
+            machines.iter().filter(|it| it.phase != MachinePhase::Releasing).count()
+        ),
         machines,
         endpoints: endpoints
             .iter()
-            .filter_map(|it| Some(GroupEndpoint { name: it.name_any(), instances: it.spec.placement.dedicated_group.as_ref()?.instances }))
+            .filter_map(|it| {
+                Some(GroupEndpoint {
+                    name: it.name_any(),
+                    instances: it.spec.placement.dedicated_group.as_ref()?.instances,
+                })
+            })
             .collect(),
         conditions: conditions.done(),
     }
@@ -78,24 +105,38 @@ pub(super) fn make_status(context: &Context, group: &DedicatedGroup, found: &Fou
 fn machines(context: &Context, group: &DedicatedGroup, found: &Found) -> Vec<MachineStatus> {
     let mut names: BTreeMap<(String, u32), String> = BTreeMap::new();
     for name in found.record.machines().map(|(_, it)| it).chain(found.nodes.keys().cloned()) {
-        let (set, at) = name.rsplit_once('-').map_or((name.clone(), 0), |(set, at)| (set.to_owned(), at.parse().unwrap_or(0)));
+        let (set, at) = name
+            .rsplit_once('-')
+            .map_or((name.clone(), 0), |(set, at)| (set.to_owned(), at.parse().unwrap_or(0)));
         names.insert((set, at), name);
     }
     names.into_iter().map(|((set, _), name)| machine(context, group, found, &set, name)).collect()
 }
 
-fn machine(context: &Context, group: &DedicatedGroup, found: &Found, set: &str, name: String) -> MachineStatus {
+fn machine(
+    context: &Context,
+    group: &DedicatedGroup,
+    found: &Found,
+    set: &str,
+    name: String,
+) -> MachineStatus {
     let node = found.nodes.get(&name);
     let kept = found.record.machines().any(|(_, it)| it == name);
     let drain: Option<DrainStatus> = found.drains.get(&name).cloned();
-    let holding = found.outcome.as_ref().and_then(|it| it.holdings.iter().find(|it| it.machine.as_ref() == Some(&name)));
+    let holding = found
+        .outcome
+        .as_ref()
+        .and_then(|it| it.holdings.iter().find(|it| it.machine.as_ref() == Some(&name)));
     let phase = match (node, &drain) {
         (Some(_), _) if !kept || is_leaving(group) => MachinePhase::Releasing,
         (Some(_), Some(drain)) if drain.remaining > 0 => MachinePhase::Draining,
         (Some(_), Some(_)) => MachinePhase::Drained,
         (Some(node), None) => {
             let ours = node.annotations().contains_key(names::DRAINED_FOR);
-            let usable = node.is_ready() && (ours || !node.spec.unschedulable) && holding.is_none_or(|it| it.in_place) && allocator::is_whole(node);
+            let usable = node.is_ready()
+                && (ours || !node.spec.unschedulable)
+                && holding.is_none_or(|it| it.in_place)
+                && allocator::is_whole(node);
             if usable { MachinePhase::Running } else { MachinePhase::Abnormal }
         }
         // It had a node and has none now: the next free machine replaces it.
@@ -103,8 +144,11 @@ fn machine(context: &Context, group: &DedicatedGroup, found: &Found, set: &str, 
         (None, _) => MachinePhase::Pending,
     };
     let on = |node: &str| context.caches.pods.under(&format!("node/{node}"));
-    let pods = node.map_or(0, |it| on(&it.name_any()).iter().filter(|it| !it.is_part_of_node() && !it.is_over()).count());
-    let billing = group.spec.machine_sets.iter().find(|it| it.name == set).map_or(Billing::Postpaid, |it| it.billing);
+    let pods = node.map_or(0, |it| {
+        on(&it.name_any()).iter().filter(|it| !it.is_part_of_node() && !it.is_over()).count()
+    });
+    let billing =
+        group.spec.machine_sets.iter().find(|it| it.name == set).map_or(Billing::Postpaid, |it| it.billing);
     MachineStatus {
         node: node.map(|it| it.name_any()),
         phase,

@@ -57,7 +57,11 @@ impl<'a> Board<'a> {
         for slot in &self.slots {
             for (share, cards) in slot.node.sold().iter() {
                 let Some(key) = share.key() else { continue };
-                let given = slot.node.given.as_ref().filter(|it| matches!(share, Share::Dedicated(_)) && it.group == *key);
+                let given = slot
+                    .node
+                    .given
+                    .as_ref()
+                    .filter(|it| matches!(share, Share::Dedicated(_)) && it.group == *key);
                 found.entry(key.clone()).or_default().push(Holding {
                     node: slot.node.name.clone(),
                     cards,
@@ -79,7 +83,10 @@ impl<'a> Board<'a> {
                 *entry.by_type.entry(&slot.node.card_type).or_default() += cards;
             }
             if let Some(given) = &slot.given {
-                kept.entry(Share::Dedicated(given.group.clone())).or_default().machines.push(given.machine.clone());
+                kept.entry(Share::Dedicated(given.group.clone()))
+                    .or_default()
+                    .machines
+                    .push(given.machine.clone());
             }
         }
         kept
@@ -95,7 +102,8 @@ impl<'a> Board<'a> {
     pub(super) fn keep_promises(&mut self, card_type: &str, cards: u32, nodes: &[String]) {
         for name in nodes {
             let promised = self.slots.binary_search_by(|it| it.node.name.as_str().cmp(name)).ok();
-            let promised = promised.filter(|at| self.slots[*at].free >= cards && self.slots[*at].node.card_type == card_type);
+            let promised = promised
+                .filter(|at| self.slots[*at].free >= cards && self.slots[*at].node.card_type == card_type);
             if let Some(at) = promised.or_else(|| self.tightest(card_type, cards)) {
                 self.slots[at].reserve(cards);
             }
@@ -143,7 +151,9 @@ impl<'a> Board<'a> {
     pub(super) fn machines_that_fit(&self, machines: &[&Machine]) -> usize {
         let mut taken: Vec<usize> = Vec::new();
         for machine in machines {
-            let free = self.of_type(&machine.card_type).find(|at| !taken.contains(at) && self.slots[*at].suits(machine));
+            let free = self
+                .of_type(&machine.card_type)
+                .find(|at| !taken.contains(at) && self.slots[*at].suits(machine));
             taken.extend(free);
         }
         taken.len()
@@ -151,7 +161,9 @@ impl<'a> Board<'a> {
 
     /// Gives a whole node to a group's machine; false when none is free.
     pub(super) fn place_machine(&mut self, group: &Key, machine: &Machine) -> bool {
-        let Some(at) = self.of_type(&machine.card_type).find(|at| self.slots[*at].suits(machine)) else { return false };
+        let Some(at) = self.of_type(&machine.card_type).find(|at| self.slots[*at].suits(machine)) else {
+            return false;
+        };
         let slot = &mut self.slots[at];
         slot.given = Some(Given { group: group.clone(), machine: machine.name.clone() });
         slot.limit = slot.node.healthy;
@@ -217,7 +229,12 @@ impl<'a> Slot<'a> {
             let claimed = match share {
                 // A machine is what the group was given, not what some pod of it asks for.
                 Share::Dedicated(_) => node.given.as_ref().is_some_and(|it| it.group == *key),
-                _ => frozen(key) || claims.get(key).is_some_and(|it| it.share() == *share && it.card_type == node.card_type),
+                _ => {
+                    frozen(key)
+                        || claims
+                            .get(key)
+                            .is_some_and(|it| it.share() == *share && it.card_type == node.card_type)
+                }
             };
             slot.locked.add(share, if claimed { cards } else { cards.min(node.in_use.by_share.get(share)) });
         }
@@ -226,7 +243,8 @@ impl<'a> Slot<'a> {
             slot.drop_faulty(claims);
         }
         let size = snapshot.card_types.get(&node.card_type).copied().unwrap_or_default();
-        slot.limit = if slot.given.is_some() { node.healthy } else { node.healthy.min(node.size.fits(&size)) };
+        slot.limit =
+            if slot.given.is_some() { node.healthy } else { node.healthy.min(node.size.fits(&size)) };
         slot
     }
 
@@ -234,10 +252,11 @@ impl<'a> Slot<'a> {
     fn keep_machine(&mut self, claims: &HashMap<&Key, &Claim>, frozen: bool) {
         let Some(given) = &self.given else { return };
         let share = Share::Dedicated(given.group.clone());
-        let wanted = frozen || claims.get(&given.group).is_some_and(|it| match &it.demand {
-            Demand::Dedicated { machines, .. } => machines.iter().any(|it| it.name == given.machine),
-            Demand::Resident { .. } | Demand::Spot { .. } | Demand::Workers { .. } => false,
-        });
+        let wanted = frozen
+            || claims.get(&given.group).is_some_and(|it| match &it.demand {
+                Demand::Dedicated { machines, .. } => machines.iter().any(|it| it.name == given.machine),
+                Demand::Resident { .. } | Demand::Spot { .. } | Demand::Workers { .. } => false,
+            });
         let in_use = self.node.group_pods > 0 || self.node.in_use.sum() > 0;
         if self.waiting {
             return;
@@ -259,7 +278,10 @@ impl<'a> Slot<'a> {
         let mut losers: Vec<Share> = self.locked.iter().map(|(share, _)| share.clone()).collect();
         losers.sort_by_key(|share| {
             let claim = share.key().and_then(|key| claims.get(key));
-            (!matches!(share, Share::Spot(_)), std::cmp::Reverse(claim.map(|it| (it.created_seconds, &it.key))))
+            (
+                !matches!(share, Share::Spot(_)),
+                std::cmp::Reverse(claim.map(|it| (it.created_seconds, &it.key))),
+            )
         });
         for share in losers {
             let unused = self.locked.get(&share).saturating_sub(self.node.in_use.by_share.get(&share));
@@ -269,7 +291,8 @@ impl<'a> Slot<'a> {
 
     /// Cards for serverless workers: what is neither locked nor under a pod of somebody else.
     fn shared(&self) -> u32 {
-        let taken: u32 = self.locked.iter().map(|(share, cards)| cards.max(self.node.in_use.by_share.get(share))).sum();
+        let taken: u32 =
+            self.locked.iter().map(|(share, cards)| cards.max(self.node.in_use.by_share.get(share))).sum();
         let unlocked: u32 = self
             .node
             .in_use
@@ -296,7 +319,8 @@ impl<'a> Slot<'a> {
 
     fn suits(&self, machine: &Machine) -> bool {
         let node = self.node;
-        let whole = self.given.is_none() && self.is_whole() && node.group_pods == 0 && node.open && !self.waiting;
+        let whole =
+            self.given.is_none() && self.is_whole() && node.group_pods == 0 && node.open && !self.waiting;
         let sound = node.healthy == node.cards && node.cards == machine.cards;
         whole && sound && (machine.zone.is_empty() || machine.zone == node.zone)
     }
@@ -304,7 +328,11 @@ impl<'a> Slot<'a> {
     fn lock(&mut self, share: &Share, cards: u32) {
         self.locked.add(share, cards);
         self.free = self.free.saturating_sub(cards);
-        assert!(self.locked.sum() <= self.node.healthy, "more cards locked on {} than it has", self.node.name);
+        assert!(
+            self.locked.sum() <= self.node.healthy,
+            "more cards locked on {} than it has",
+            self.node.name
+        );
     }
 
     fn reserve(&mut self, cards: u32) {
@@ -351,14 +379,23 @@ fn give_back_surplus(slots: &mut [Slot<'_>], claims: &[&Claim]) {
             // A server is on one node: what is left of one after a fault is of no use to it.
             for slot in at.iter() {
                 let slot = &mut slots[*slot];
-                if slot.locked.get(&share) < wanted && slot.node.in_use.by_share.get(&share) == 0 && !slot.waiting {
+                if slot.locked.get(&share) < wanted
+                    && slot.node.in_use.by_share.get(&share) == 0
+                    && !slot.waiting
+                {
                     slot.locked.set(share.clone(), 0);
                 }
             }
         }
         let have: u32 = at.iter().map(|at| slots[*at].locked.get(&share)).sum();
         let mut surplus = have.saturating_sub(wanted);
-        at.sort_by_key(|at| (slots[*at].node.in_use.by_share.get(&share), slots[*at].locked.get(&share), std::cmp::Reverse(*at)));
+        at.sort_by_key(|at| {
+            (
+                slots[*at].node.in_use.by_share.get(&share),
+                slots[*at].locked.get(&share),
+                std::cmp::Reverse(*at),
+            )
+        });
         for at in at.iter() {
             let slot = &mut slots[*at];
             let unused = slot.locked.get(&share).saturating_sub(slot.node.in_use.by_share.get(&share));
@@ -366,4 +403,3 @@ fn give_back_surplus(slots: &mut [Slot<'_>], claims: &[&Claim]) {
         }
     }
 }
-

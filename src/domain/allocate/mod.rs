@@ -167,7 +167,8 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         }
     }
     // 6. Spot.
-    let mut bids: Vec<&Claim> = claims.iter().copied().filter(|it| matches!(it.demand, Demand::Spot { .. })).collect();
+    let mut bids: Vec<&Claim> =
+        claims.iter().copied().filter(|it| matches!(it.demand, Demand::Spot { .. })).collect();
     bids.sort_by(|a, b| bid(b).cmp(&bid(a))); // stable: ties stay in the order of age
     for claim in bids {
         deal.start_spot(&mut board, claim);
@@ -180,7 +181,9 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
 fn bid(claim: &Claim) -> rust_decimal::Decimal {
     match claim.demand {
         Demand::Spot { bid, .. } => bid,
-        Demand::Resident { .. } | Demand::Dedicated { .. } | Demand::Workers { .. } => rust_decimal::Decimal::ZERO,
+        Demand::Resident { .. } | Demand::Dedicated { .. } | Demand::Workers { .. } => {
+            rust_decimal::Decimal::ZERO
+        }
     }
 }
 
@@ -208,7 +211,8 @@ impl<'a> Deal<'a> {
         let mut all_kept = board.kept();
         for claim in claims {
             let found = holdings.remove(&claim.key).unwrap_or_default();
-            let board::Kept { cards: kept, machines, by_type } = all_kept.remove(&claim.share()).unwrap_or_default();
+            let board::Kept { cards: kept, machines, by_type } =
+                all_kept.remove(&claim.share()).unwrap_or_default();
             deal.placed.insert(&claim.key, machines);
             let workers = match claim.demand {
                 Demand::Workers { cards, exist, .. } => cards * exist,
@@ -220,7 +224,10 @@ impl<'a> Deal<'a> {
             for (card_type, cards) in by_type {
                 *deal.held_by_account.entry((&claim.account, card_type)).or_insert(0) += cards;
             }
-            deal.outcomes.insert(claim.key.clone(), Outcome { version: claim.version.clone(), holdings: found, ..Outcome::default() });
+            deal.outcomes.insert(
+                claim.key.clone(),
+                Outcome { version: claim.version.clone(), holdings: found, ..Outcome::default() },
+            );
         }
         deal
     }
@@ -332,7 +339,9 @@ impl<'a> Deal<'a> {
     }
 
     fn over_quota_of(&mut self, claim: &Claim, card_type: &str, needed: u32) -> bool {
-        let Some(limit) = self.quotas.get(&(claim.account.clone(), card_type.to_owned())).copied() else { return false };
+        let Some(limit) = self.quotas.get(&(claim.account.clone(), card_type.to_owned())).copied() else {
+            return false;
+        };
         let held = self.held_by_account.get(&(claim.account.as_str(), card_type)).copied().unwrap_or(0);
         if held + needed <= limit {
             return false;

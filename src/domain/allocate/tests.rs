@@ -51,7 +51,14 @@ fn used(mut node: Node, list: &[(Share, u32)]) -> Node {
 }
 
 fn claim(name: &str, created_seconds: i64, demand: Demand) -> Claim {
-    Claim { key: key(name), card_type: "ada".to_owned(), account: "acme".to_owned(), created_seconds, version: String::new(), demand }
+    Claim {
+        key: key(name),
+        card_type: "ada".to_owned(),
+        account: "acme".to_owned(),
+        created_seconds,
+        version: String::new(),
+        demand,
+    }
 }
 
 fn pool(name: &str, cards: u32) -> Claim {
@@ -59,7 +66,15 @@ fn pool(name: &str, cards: u32) -> Claim {
 }
 
 fn machines(names: &[&str]) -> Vec<Machine> {
-    names.iter().map(|it| Machine { name: (*it).to_owned(), card_type: "ada".to_owned(), cards: 8, zone: String::new() }).collect()
+    names
+        .iter()
+        .map(|it| Machine {
+            name: (*it).to_owned(),
+            card_type: "ada".to_owned(),
+            cards: 8,
+            zone: String::new(),
+        })
+        .collect()
 }
 
 fn group(name: &str, names: &[&str]) -> Claim {
@@ -75,7 +90,13 @@ fn workers(name: &str, active: u32, wanted: u32, exist: u32) -> Claim {
 }
 
 fn snapshot(nodes: Vec<Node>, claims: Vec<Claim>) -> Snapshot {
-    Snapshot { card_types: [("ada".to_owned(), CARD)].into(), nodes, claims, quotas: BTreeMap::new(), frozen: std::collections::BTreeSet::new() }
+    Snapshot {
+        card_types: [("ada".to_owned(), CARD)].into(),
+        nodes,
+        claims,
+        quotas: BTreeMap::new(),
+        frozen: std::collections::BTreeSet::new(),
+    }
 }
 
 /// The snapshot after the moves are done and the admitted workers are created.
@@ -102,14 +123,22 @@ fn check(snapshot: &Snapshot) -> (Plan, Snapshot) {
     let plan = plan(snapshot);
     for step in &plan.moves {
         let node = snapshot.nodes.iter().find(|it| it.name == step.node).expect("a move names a node");
-        assert_eq!(step.target.sum(), node.healthy, "{}: each healthy card is in exactly one share", node.name);
+        assert_eq!(
+            step.target.sum(),
+            node.healthy,
+            "{}: each healthy card is in exactly one share",
+            node.name
+        );
     }
     let after = done(snapshot, &plan);
     let again = super::plan(&after);
     if let Some(step) = again.moves.first() {
         let before = snapshot.nodes.iter().find(|it| it.name == step.node);
         let first = plan.moves.iter().find(|it| it.node == step.node);
-        panic!("the plan of a planned fleet is not empty:\n{before:?}\n{first:?}\n{step:?}\n{:?}", snapshot.claims);
+        panic!(
+            "the plan of a planned fleet is not empty:\n{before:?}\n{first:?}\n{step:?}\n{:?}",
+            snapshot.claims
+        );
     }
     let mut reversed = snapshot.clone();
     reversed.claims.reverse();
@@ -195,7 +224,9 @@ fn pools_are_packed_and_whole_machines_stay_whole() {
         let nodes = free
             .iter()
             .enumerate()
-            .map(|(at, free)| with_shares(&at.to_string(), &[(resident("old"), 8 - free), (Share::Shared, *free)]))
+            .map(|(at, free)| {
+                with_shares(&at.to_string(), &[(resident("old"), 8 - free), (Share::Shared, *free)])
+            })
             .collect();
         let old = claim("old", -1, Demand::Resident { cards: free.iter().map(|it| 8 - it).sum(), bought: 0 });
         let (_, after) = check(&snapshot(nodes, vec![old, pool("new", cards)]));
@@ -216,7 +247,10 @@ fn an_order_is_whole_or_nothing() {
 
 #[test]
 fn older_contracts_come_first() {
-    let claims = vec![claim("young", 2, Demand::Resident { cards: 6, bought: 0 }), claim("old", 1, Demand::Resident { cards: 6, bought: 0 })];
+    let claims = vec![
+        claim("young", 2, Demand::Resident { cards: 6, bought: 0 }),
+        claim("old", 1, Demand::Resident { cards: 6, bought: 0 }),
+    ];
     let (plan, after) = check(&snapshot(vec![node("a")], claims));
     assert_eq!(placed(&after, &resident("old")), at(&[("a", 6)]));
     assert!(plan.outcomes[&key("young")].shortage.is_some());
@@ -245,7 +279,11 @@ fn a_shrunk_pool_gives_back_only_what_is_unused() {
     let a = used(with_shares("a", &[(resident("p"), 4), (Share::Shared, 4)]), &[(resident("p"), 3)]);
     let b = with_shares("b", &[(resident("p"), 4), (Share::Shared, 4)]);
     let (_, after) = check(&snapshot(vec![a, b], vec![pool("p", 2)]));
-    assert_eq!(placed(&after, &resident("p")), at(&[("a", 3)]), "b is unused and goes, a keeps what its pods use");
+    assert_eq!(
+        placed(&after, &resident("p")),
+        at(&[("a", 3)]),
+        "b is unused and goes, a keeps what its pods use"
+    );
 }
 
 #[test]
@@ -259,7 +297,12 @@ fn what_nobody_claims_goes_back_when_its_pods_have_left() {
 fn machines_are_whole_sound_and_in_their_zone() {
     let broken = with_shares("a", &[(resident("p"), 1), (Share::Shared, 7)]);
     let busy = used(node("b"), &[(Share::Shared, 1)]);
-    let faulty = Node { healthy: 7, shares: shares(&[(Share::Shared, 7)]), book: Some(shares(&[(Share::Shared, 7)])), ..node("c") };
+    let faulty = Node {
+        healthy: 7,
+        shares: shares(&[(Share::Shared, 7)]),
+        book: Some(shares(&[(Share::Shared, 7)])),
+        ..node("c")
+    };
     let closed = Node { open: false, ..node("d") };
     let elsewhere = Node { zone: "zone-b".to_owned(), ..node("e") };
     let nodes = vec![broken, busy, faulty, closed, elsewhere, node("f")];
@@ -267,7 +310,9 @@ fn machines_are_whole_sound_and_in_their_zone() {
     wants[1].zone = "zone-b".to_owned();
     let both = claim("g", 0, Demand::Dedicated { machines: wants, bought: vec![] });
     let (_, after) = check(&snapshot(nodes.clone(), vec![pool("p", 1), both]));
-    let given = |name: &str| after.nodes.iter().find(|it| it.name == name).and_then(|it| it.given.clone()).map(|it| it.machine);
+    let given = |name: &str| {
+        after.nodes.iter().find(|it| it.name == name).and_then(|it| it.given.clone()).map(|it| it.machine)
+    };
     assert_eq!(given("e").as_deref(), Some("base-1"));
     assert_eq!(given("f").as_deref(), Some("base-0"));
     assert_eq!(after.nodes.iter().filter(|it| it.given.is_some()).count(), 2);
@@ -316,7 +361,8 @@ fn a_zeroed_book_is_restored_up_to_the_physical_cards() {
 #[test]
 fn a_node_made_anew_gets_its_book_from_its_pods_and_then_the_contracts() {
     let fresh = Node { book: None, ..used(with_shares("a", &[]), &[(resident("p"), 2)]) };
-    let (_, after) = check(&snapshot(vec![fresh], vec![claim("p", 0, Demand::Resident { cards: 6, bought: 6 })]));
+    let (_, after) =
+        check(&snapshot(vec![fresh], vec![claim("p", 0, Demand::Resident { cards: 6, bought: 6 })]));
     assert_eq!(after.nodes[0].shares, shares(&[(resident("p"), 6), (Share::Shared, 2)]));
 }
 
@@ -349,7 +395,11 @@ fn a_faulty_card_leaves_shared_first() {
 #[test]
 fn workers_are_admitted_active_first_and_as_far_as_there_is_room() {
     let a = used(with_shares("a", &[(resident("p"), 4), (Share::Shared, 4)]), &[(Share::Shared, 1)]);
-    let claims = vec![pool("p", 4), workers("x", 0, 4, 1), claim("y", 9, Demand::Workers { cards: 1, active: 1, wanted: 1, exist: 0, unbound: vec![] })];
+    let claims = vec![
+        pool("p", 4),
+        workers("x", 0, 4, 1),
+        claim("y", 9, Demand::Workers { cards: 1, active: 1, wanted: 1, exist: 0, unbound: vec![] }),
+    ];
     let (plan, _) = check(&snapshot(vec![a], claims));
     assert_eq!(plan.outcomes[&key("y")].worker_nodes, vec!["a"], "active comes before what is above active");
     assert_eq!(plan.outcomes[&key("x")].worker_nodes, vec!["a", "a"]);
@@ -358,7 +408,11 @@ fn workers_are_admitted_active_first_and_as_far_as_there_is_room() {
 
 #[test]
 fn workers_that_wait_for_their_node_keep_their_place() {
-    let waiting = claim("x", 0, Demand::Workers { cards: 2, active: 1, wanted: 1, exist: 1, unbound: vec!["gone".to_owned()] });
+    let waiting = claim(
+        "x",
+        0,
+        Demand::Workers { cards: 2, active: 1, wanted: 1, exist: 1, unbound: vec!["gone".to_owned()] },
+    );
     let (plan, _) = check(&snapshot(vec![node("a")], vec![waiting, pool("p", 7)]));
     assert_eq!(plan.outcomes[&key("p")].shortage, Some(Shortage::NoCards { needed: 7, free: 6 }));
 }
@@ -377,7 +431,10 @@ fn a_spot_server_that_may_not_start_keeps_what_it_has() {
     let share = Share::Spot(key("s"));
     let mut server = spot("s", 0, 100, 2);
     server.demand = Demand::Spot { cards: 2, bid: Decimal::ONE, may_start: false };
-    let (_, after) = check(&snapshot(vec![with_shares("a", &[(share.clone(), 2), (Share::Shared, 6)])], vec![server.clone()]));
+    let (_, after) = check(&snapshot(
+        vec![with_shares("a", &[(share.clone(), 2), (Share::Shared, 6)])],
+        vec![server.clone()],
+    ));
     assert_eq!(placed(&after, &share), at(&[("a", 2)]));
     let (_, after) = check(&snapshot(vec![node("a")], vec![server]));
     assert_eq!(placed(&after, &share), vec![]);
@@ -385,7 +442,10 @@ fn a_spot_server_that_may_not_start_keeps_what_it_has() {
 
 #[test]
 fn quotas_count_everything_that_the_account_holds() {
-    let mut world = snapshot(vec![node("a"), node("b")], vec![pool("p", 6), workers("x", 2, 2, 2), claim("q", 3, Demand::Resident { cards: 3, bought: 0 })]);
+    let mut world = snapshot(
+        vec![node("a"), node("b")],
+        vec![pool("p", 6), workers("x", 2, 2, 2), claim("q", 3, Demand::Resident { cards: 3, bought: 0 })],
+    );
     world.quotas.insert(("acme".to_owned(), "ada".to_owned()), 10);
     let (plan, _) = check(&world);
     assert_eq!(plan.outcomes[&key("q")].shortage, Some(Shortage::Quota { limit: 10, held: 8, needed: 3 }));
@@ -401,23 +461,30 @@ fn pods_beyond_their_share_are_named_once_the_node_is_in_order() {
 // Random fleets and contracts.
 
 fn any_claim(at: usize) -> impl Strategy<Value = Claim> {
-    let demand = prop_oneof![
-        (0..12_u32, 0..12_u32).prop_map(|(cards, bought)| Demand::Resident { cards: cards.max(bought), bought }),
-        (0..3_usize, 0..2_u8).prop_map(|(count, zoned)| Demand::Dedicated {
-            machines: (0..count)
-                .map(|it| Machine { name: format!("m-{it}"), card_type: "ada".to_owned(), cards: 8, zone: if zoned == 1 { "zone-b".to_owned() } else { String::new() } })
-                .collect(),
-            bought: vec![],
-        }),
-        (1..4_u32, 1..500_i64, any::<bool>()).prop_map(|(cards, bid, may_start)| Demand::Spot { cards, bid: Decimal::new(bid, 2), may_start }),
-        (1..3_u32, 0..3_u32, 0..5_u32, 0..4_u32).prop_map(|(cards, active, more, exist)| Demand::Workers {
-            cards,
-            active,
-            wanted: active + more,
-            exist,
-            unbound: vec![],
-        }),
-    ];
+    let demand =
+        prop_oneof![
+            (0..12_u32, 0..12_u32)
+                .prop_map(|(cards, bought)| Demand::Resident { cards: cards.max(bought), bought }),
+            (0..3_usize, 0..2_u8).prop_map(|(count, zoned)| Demand::Dedicated {
+                machines: (0..count)
+                    .map(|it| Machine {
+                        name: format!("m-{it}"),
+                        card_type: "ada".to_owned(),
+                        cards: 8,
+                        zone: if zoned == 1 { "zone-b".to_owned() } else { String::new() }
+                    })
+                    .collect(),
+                bought: vec![],
+            }),
+            (1..4_u32, 1..500_i64, any::<bool>()).prop_map(|(cards, bid, may_start)| Demand::Spot {
+                cards,
+                bid: Decimal::new(bid, 2),
+                may_start
+            }),
+            (1..3_u32, 0..3_u32, 0..5_u32, 0..4_u32).prop_map(|(cards, active, more, exist)| {
+                Demand::Workers { cards, active, wanted: active + more, exist, unbound: vec![] }
+            }),
+        ];
     (0..20_i64, demand).prop_map(move |(created, demand)| claim(&format!("c{at}"), created, demand))
 }
 
@@ -426,28 +493,38 @@ fn any_claims() -> impl Strategy<Value = Vec<Claim>> {
 }
 
 fn any_fleet() -> impl Strategy<Value = Vec<Node>> {
-    proptest::collection::vec((0..10_u8, 0..9_u32, 0..9_u32, any::<bool>(), 0..3_u32), 0..8).prop_map(|list| {
-        list.into_iter()
-            .enumerate()
-            .map(|(at, (kind, few, fewer, zone_b, foreign))| {
-                let mut node = node(&format!("n{at}"));
-                if zone_b {
-                    node.zone = "zone-b".to_owned();
-                }
-                match kind {
-                    0 => node.open = false,
-                    1 => node.healthy = few,
-                    2 => node = Node { cards: few, healthy: few.min(fewer), shares: Shares::default(), book: None, ..node },
-                    3 => node.size = CARD.times(few),
-                    4 => node = used(node, &[(Share::Shared, few)]),
-                    5 => node.in_use.foreign = foreign,
-                    6 => node.shares = Shares::default(),
-                    _ => (),
-                }
-                node
-            })
-            .collect()
-    })
+    proptest::collection::vec((0..10_u8, 0..9_u32, 0..9_u32, any::<bool>(), 0..3_u32), 0..8).prop_map(
+        |list| {
+            list.into_iter()
+                .enumerate()
+                .map(|(at, (kind, few, fewer, zone_b, foreign))| {
+                    let mut node = node(&format!("n{at}"));
+                    if zone_b {
+                        node.zone = "zone-b".to_owned();
+                    }
+                    match kind {
+                        0 => node.open = false,
+                        1 => node.healthy = few,
+                        2 => {
+                            node = Node {
+                                cards: few,
+                                healthy: few.min(fewer),
+                                shares: Shares::default(),
+                                book: None,
+                                ..node
+                            }
+                        }
+                        3 => node.size = CARD.times(few),
+                        4 => node = used(node, &[(Share::Shared, few)]),
+                        5 => node.in_use.foreign = foreign,
+                        6 => node.shares = Shares::default(),
+                        _ => (),
+                    }
+                    node
+                })
+                .collect()
+        },
+    )
 }
 
 /// Pods come and go within their shares, cards fail and heal, between two plans.
@@ -456,7 +533,12 @@ fn disturb(world: &mut Snapshot, seeds: &[(u8, u8)]) {
         let Some(node) = world.nodes.get_mut(at) else { return };
         match which % 4 {
             0 => {
-                let pods: Vec<(Share, u32)> = node.shares.iter().filter(|(it, _)| **it != Share::Held).map(|(share, cards)| (share.clone(), u32::from(*how) % (cards + 1))).collect();
+                let pods: Vec<(Share, u32)> = node
+                    .shares
+                    .iter()
+                    .filter(|(it, _)| **it != Share::Held)
+                    .map(|(share, cards)| (share.clone(), u32::from(*how) % (cards + 1)))
+                    .collect();
                 node.in_use.by_share = pods.into_iter().collect();
             }
             1 => node.in_use = InUse::default(),
