@@ -216,8 +216,6 @@ fn hundred() -> i32 {
 /// Clocks of a request, seconds; 0 = none.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-// Why: the unit belongs in the name that users write.
-#[allow(clippy::struct_field_names)]
 pub struct Timeouts {
     /// Until the first byte of the answer.
     #[serde(default = "six_hundred")]

@@ -117,6 +117,7 @@ pub struct Caches {
 
 impl Cluster {
     /// Starts all watches; they end with the process.
+    #[allow(clippy::too_many_lines, reason = "a list: each kind, and whom its changes concern")]
     pub fn watch(&self) -> Caches {
         let changes = Arc::new(Changes::default());
         let caches = Caches {
@@ -288,7 +289,7 @@ fn bound_to(endpoint: &ServerlessEndpoint) -> Option<(&'static str, String)> {
 }
 
 /// One object that can't be read must not hide the others.
-fn opened<K: Resource + DeserializeOwned>(guarded: DeserializeGuard<K>) -> Result<K, ObjectMeta> {
+fn opened<K: Resource + DeserializeOwned>(guarded: DeserializeGuard<K>) -> Result<K, Box<ObjectMeta>> {
     match guarded.0 {
         Ok(mut object) => {
             object.meta_mut().managed_fields = None;
@@ -297,13 +298,13 @@ fn opened<K: Resource + DeserializeOwned>(guarded: DeserializeGuard<K>) -> Resul
         Err(error) => {
             let name = error.metadata.name.as_deref().unwrap_or_default();
             tracing::error!(%error, name, "an object can't be read; what it has it keeps");
-            Err(error.metadata)
+            Err(Box::new(error.metadata))
         }
     }
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "it stands where other kinds may have nothing")]
-fn strip(mut object: PartialObjectMeta<Namespace>) -> Result<PartialObjectMeta<Namespace>, ObjectMeta> {
+fn strip(mut object: PartialObjectMeta<Namespace>) -> Result<PartialObjectMeta<Namespace>, Box<ObjectMeta>> {
     object.metadata.managed_fields = None;
     Ok(object)
 }

@@ -27,7 +27,7 @@ struct Inner<K> {
     objects: HashMap<Key, Arc<K>>,
     by_index: HashMap<String, BTreeSet<Key>>,
     /// Objects that are there and can't be read, e.g. because a newer version wrote them.
-    unreadable: HashMap<Key, ObjectMeta>,
+    unreadable: HashMap<Key, Box<ObjectMeta>>,
 }
 
 /// Tells who watches a table what it was and what it is; one of both is there.
@@ -72,7 +72,7 @@ where
     }
 
     /// The names and UIDs of objects that are there and can't be read.
-    pub fn unreadable(&self) -> Vec<ObjectMeta> {
+    pub fn unreadable(&self) -> Vec<Box<ObjectMeta>> {
         self.read(|it| it.unreadable.values().cloned().collect())
     }
 
@@ -81,13 +81,13 @@ where
         self: Arc<Self>,
         name: &'static str,
         events: impl Stream<Item = watcher::Result<watcher::Event<W>>>,
-        open: fn(W) -> Result<K, ObjectMeta>,
+        open: fn(W) -> Result<K, Box<ObjectMeta>>,
         on_change: OnChange<K>,
     ) {
         let mut events = std::pin::pin!(events);
         let mut wait = Duration::from_millis(200);
         let mut listed: HashMap<Key, Arc<K>> = HashMap::new();
-        let mut unreadable: HashMap<Key, ObjectMeta> = HashMap::new();
+        let mut unreadable: HashMap<Key, Box<ObjectMeta>> = HashMap::new();
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => match event {
@@ -111,19 +111,19 @@ where
                             Ok(object) => {
                                 let key = key(object.meta());
                                 self.write(|it| drop(it.unreadable.remove(&key)));
-                                self.put(key, Some(Arc::new(object)), &on_change);
+                                self.put(&key, Some(&Arc::new(object)), &on_change);
                             }
                             Err(meta) => {
                                 let key = key(&meta);
                                 self.write(|it| drop(it.unreadable.insert(key.clone(), meta)));
-                                self.put(key, None, &on_change);
+                                self.put(&key, None, &on_change);
                             }
                         }
                     }
                     watcher::Event::Delete(object) => {
                         let key = open(object).map_or_else(|meta| key(&meta), |it| key(it.meta()));
                         self.write(|it| drop(it.unreadable.remove(&key)));
-                        self.put(key, None, &on_change);
+                        self.put(&key, None, &on_change);
                     }
                 },
                 Err(error) => {
@@ -143,18 +143,18 @@ where
         change(&mut self.inner.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn put(&self, key: Key, object: Option<Arc<K>>, on_change: &OnChange<K>) {
+    fn put(&self, key: &Key, object: Option<&Arc<K>>, on_change: &OnChange<K>) {
         let before = {
             let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-            let before = match &object {
+            let before = match object {
                 Some(object) => inner.objects.insert(key.clone(), object.clone()),
-                None => inner.objects.remove(&key),
+                None => inner.objects.remove(key),
             };
             let old = before.as_deref().map(self.index).unwrap_or_default();
-            let new = object.as_deref().map(self.index).unwrap_or_default();
+            let new = object.map(|it| (self.index)(it)).unwrap_or_default();
             for index in old.iter().filter(|it| !new.contains(it)) {
                 if let Some(keys) = inner.by_index.get_mut(index) {
-                    keys.remove(&key);
+                    keys.remove(key);
                     if keys.is_empty() {
                         inner.by_index.remove(index);
                     }
@@ -166,7 +166,7 @@ where
             before
         };
         if before.is_some() || object.is_some() {
-            on_change(before.as_deref(), object.as_deref());
+            on_change(before.as_deref(), object.map(|it| &**it));
         }
     }
 
@@ -175,10 +175,10 @@ where
         let gone: Vec<Key> =
             self.read(|it| it.objects.keys().filter(|it| !listed.contains_key(*it)).cloned().collect());
         for key in gone {
-            self.put(key, None, on_change);
+            self.put(&key, None, on_change);
         }
         for (key, object) in listed {
-            self.put(key, Some(object), on_change);
+            self.put(&key, Some(&object), on_change);
         }
     }
 }

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
 
 use super::facts::{self, Problem};
-use super::pool::{count, created_seconds, generation, is_leaving, key, number};
+use super::pool::{GB, count, created_seconds, generation, is_leaving, key, number};
 use super::worker::{self, Worker};
 use super::{Context, Done, Error, TICK, pool, status};
 use crate::api::condition::{Conditions, Reason, Type};
@@ -43,6 +43,8 @@ struct Place {
     elastic: bool,
     /// May a worker be started now? Those that run stay.
     open: bool,
+    /// For one that is bound: workers beyond the wanted ones that there are cards for, to surge with.
+    spare: u32,
 }
 
 // Validate.
@@ -103,11 +105,13 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
             card_type,
             share: Share::Resident(key(&*pool)),
             wanted: instances,
-            disk_bytes: Some(i64::from(on.disk_gb) * 1_000_000_000),
+            disk_bytes: Some(i64::from(on.disk_gb) * GB),
             node_selector: BTreeMap::new(),
             short,
             elastic: false,
             open: true,
+            spare: (left.cards / count(endpoint.spec.workers.gpus).max(1))
+                .min(left.disk_gb / count(on.disk_gb).max(1)),
         });
     }
     if let Some(on) = &placement.dedicated_group {
@@ -147,6 +151,7 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
             short,
             elastic: false,
             open: usable,
+            spare: super::group::free_cards(caches, &group) / count(endpoint.spec.workers.gpus).max(1),
         });
     }
     let (_, card_type) = elastic(caches, endpoint)?;
@@ -159,6 +164,7 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
         short: None,
         elastic: true,
         open: true,
+        spare: 0,
     })
 }
 
@@ -296,7 +302,15 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
         let per_card =
             facts::per_card(&it.card_type).map_err(|it| Problem::new(Reason::Invalid, it.to_string()))?;
         let mut size = per_card.times(cards);
-        size.disk_bytes = it.disk_bytes.unwrap_or(size.disk_bytes);
+        let disk_bytes = it.disk_bytes.unwrap_or(size.disk_bytes);
+        if disk_bytes > size.disk_bytes {
+            let message = format!(
+                "diskGB is more than the {} bytes of disk that come with the cards of an instance",
+                size.disk_bytes
+            );
+            return Err(Problem::new(Reason::Invalid, message));
+        }
+        size.disk_bytes = disk_bytes;
         worker::validate(&endpoint.spec.template, &it.card_type.spec.resource_name, &size)?;
         Ok((it, per_card.times(cards)))
     });
@@ -316,7 +330,9 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     let room = match &place {
         Ok((it, _)) if !it.open || setback.is_some() => 0,
         Ok((it, _)) if it.elastic => outcome.as_ref().map_or(0, |it| it.worker_nodes.len()),
-        Ok(_) => usize::MAX,
+        Ok((it, _)) => {
+            usize::try_from(it.wanted.saturating_sub(number_live(&seen)) + it.spare).unwrap_or(usize::MAX)
+        }
         Err(_) => 0,
     };
     let surge = endpoint.spec.rollout.as_ref().map_or(0, |it| count(it.surge));
@@ -533,6 +549,13 @@ fn make_status(
         Some(problem) => {
             conditions.set(Type::CardsAvailable, Some(false), problem.reason, problem.message.clone())
         }
+        // What it wants can't be told.
+        None if place.is_err() || runs.is_err() => conditions.set(
+            Type::CardsAvailable,
+            None,
+            Reason::Pending,
+            "not known while the endpoint is not valid",
+        ),
         None => conditions.set(
             Type::CardsAvailable,
             Some(true),
@@ -540,12 +563,17 @@ fn make_status(
             "there are cards for all workers that are wanted",
         ),
     };
-    let of = format!("{} of {wanted} workers are ready", counts.ready);
+    let former = seen.iter().filter(|it| !it.leaving && !it.ended && it.revision != revision).count();
+    let rolling = if former == 0 || place.is_err() {
+        String::new()
+    } else {
+        format!("; {former} are of the former template and are replaced one by one")
+    };
+    let of = format!("{} of {wanted} workers are ready{rolling}", counts.ready);
     let workers_reason = if all_ready { Reason::Running } else { Reason::Progressing };
     conditions.set(Type::WorkersReady, Some(all_ready), workers_reason, of.clone());
     let (holds, reason, message) = match (place, runs) {
-        (Err(problem), _) => (false, problem.reason, problem.message.clone()),
-        (_, Err(problem)) => (false, problem.reason, problem.message.clone()),
+        (Err(problem), _) | (_, Err(problem)) => (false, problem.reason, problem.message.clone()),
         (Ok(_), Ok(false)) => (
             true,
             Reason::Stopped,

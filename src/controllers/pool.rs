@@ -13,6 +13,9 @@ use crate::domain::book::Key;
 use crate::domain::budget::{Admitted, Bound, Budget, admit};
 use crate::domain::fleet::{Claim, Demand};
 
+/// Bytes of a GB, as disks are sold.
+pub(super) const GB: i64 = 1_000_000_000;
+
 /// A count of the API, which has no unsigned ones. Its rules keep it from being negative.
 pub(super) fn count(it: i32) -> u32 {
     u32::try_from(it).unwrap_or(0)
@@ -67,7 +70,7 @@ pub(super) fn is_guarded<K: kube::Resource>(object: &K) -> bool {
 /// Is there what the pool needs? Returns the account.
 fn validate(caches: &Caches, pool: &ResidentPool) -> Result<String, Problem> {
     let spec = &pool.spec;
-    facts::card_type(caches, &spec.card_type)?;
+    let card_type = facts::card_type(caches, &spec.card_type)?;
     let (account, tariff) = facts::payer(caches, &pool.namespace().unwrap_or_default(), &spec.region)?;
     let priced = tariff
         .spec
@@ -84,6 +87,14 @@ fn validate(caches: &Caches, pool: &ResidentPool) -> Result<String, Problem> {
             Reason::Invalid,
             "cards must be at least 1 and diskPerCardGB 10 to 60 in steps of 10",
         ));
+    }
+    let per_card = facts::per_card(&card_type).map_err(|it| Problem::new(Reason::Invalid, it.to_string()))?;
+    if i64::from(spec.disk_per_card_gb) * GB > per_card.disk_bytes {
+        let message = format!(
+            "diskPerCardGB is {} and CardType {} brings {} bytes of disk per card",
+            spec.disk_per_card_gb, spec.card_type, per_card.disk_bytes
+        );
+        return Err(Problem::new(Reason::Invalid, message));
     }
     Ok(account.name_any())
 }
@@ -196,7 +207,8 @@ fn make_status(
     if outcome.is_some() {
         bought.cards = bought.cards.max(locked.min(spec.cards));
     }
-    if bought.cards > 0 {
+    // Cards and disk are one order: more disk is bought when all cards are.
+    if bought.cards >= spec.cards.max(1) && problem.is_none() && !is_leaving(pool) {
         bought.disk_per_card_gb = bought.disk_per_card_gb.max(spec.disk_per_card_gb);
     }
     let (admitted, left) = admitted(&context.caches, pool);
@@ -225,7 +237,7 @@ fn make_status(
         Problem::new(
             Reason::Degraded,
             format!(
-                "{lost} of {} bought cards are away; they are replaced as soon as cards are free",
+                "{lost} of {} bought cards can't be used: their node is away or not ready, or they are faulty. Lost ones are replaced as soon as cards are free",
                 bought.cards
             ),
         )

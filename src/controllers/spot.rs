@@ -13,7 +13,7 @@ use serde_json::json;
 use super::facts::{self, Problem};
 use super::pool::{count, created_seconds, generation, in_words, is_guarded, is_leaving, key};
 use super::worker::{self, Worker};
-use super::{Context, Done, Error, endpoint, status};
+use super::{Context, Done, Error, allocator, endpoint, status};
 use crate::api::condition::{Conditions, Reason, Type};
 use crate::api::spot::SpotPhase;
 use crate::api::tariff::SpotTariff;
@@ -166,7 +166,11 @@ async fn apply(
             }
             return Ok(());
         }
-        if is_guarded(server) && outcome.is_some_and(|it| it.holdings.is_empty()) {
+        // One that is not valid claims nothing, so the allocator has no answer for it.
+        let share = Share::Spot(key(server));
+        let gone =
+            outcome.map_or_else(|| !allocator::holds(&context.caches, &share), |it| it.holdings.is_empty());
+        if is_guarded(server) && gone {
             return context
                 .cluster
                 .remove_finalizer::<SpotServer>(&server.metadata, names::CARDS)

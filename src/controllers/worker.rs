@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, Pod, PodSpec, PodTemplateSpec, ResourceRequirements, Toleration,
+    Container, EnvVar, Pod, PodSpec, PodTemplateSpec, ResourceRequirements, Toleration,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -180,6 +180,7 @@ pub fn build(worker: &Worker) -> Pod {
     });
     spec.node_selector.get_or_insert_default().extend(worker.node_selector.clone());
     give_cards(&mut spec, worker);
+    hide_cards(&mut spec);
     if let Some(node) = &worker.promised_node {
         let term = json!({"weight": 100, "preference": {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}});
         if let Ok(term) = serde_json::from_value(term) {
@@ -223,6 +224,18 @@ fn give_cards(spec: &mut PodSpec, worker: &Worker) {
         limits.insert(name, Quantity(cards.to_string()));
     }
     limit(first, &left);
+}
+
+/// The cards are the first container's. An image may ask for all of them by itself; this says none.
+fn hide_cards(spec: &mut PodSpec) {
+    for container in spec.containers.iter_mut().skip(1).chain(spec.init_containers.iter_mut().flatten()) {
+        let void = EnvVar {
+            name: "NVIDIA_VISIBLE_DEVICES".to_owned(),
+            value: Some("void".to_owned()),
+            value_from: None,
+        };
+        container.env.get_or_insert_default().push(void);
+    }
 }
 
 /// Limits that a container does not state.
@@ -325,7 +338,13 @@ mod tests {
             promised_node: Some("gpu-1".to_owned()),
             template: &template,
         });
-        let limits = pod.spec.unwrap().containers[0].resources.clone().unwrap().limits.unwrap();
+        let spec = pod.spec.unwrap();
+        let side = spec.containers[1].env.as_ref().unwrap();
+        assert_eq!(
+            (side[0].name.as_str(), side[0].value.as_deref()),
+            ("NVIDIA_VISIBLE_DEVICES", Some("void"))
+        );
+        let limits = spec.containers[0].resources.clone().unwrap().limits.unwrap();
         let expected = [
             ("cpu", "7500m"),
             ("ephemeral-storage", "60"),

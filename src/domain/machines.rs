@@ -15,6 +15,8 @@ pub struct Numbers {
     pub live: BTreeSet<u32>,
     /// Those among them that have had a node: they are bought, and leave only when they are named.
     pub placed: BTreeSet<u32>,
+    /// Was it ever paid ahead? It is so until the term ends, whatever its owner writes meanwhile.
+    pub prepaid: bool,
 }
 
 /// A set as the group's owner wants it.
@@ -24,8 +26,8 @@ pub struct Set {
     pub name: String,
     /// Machines in it.
     pub count: u32,
-    /// Paid ahead and not to be given back before the term ends (`earlyRelease: Refuse`).
-    pub bound_by_term: bool,
+    /// Paid ahead.
+    pub prepaid: bool,
 }
 
 /// Why the machines are not yet as the owner wants them.
@@ -50,8 +52,9 @@ pub fn machine_name(set: &str, number: u32) -> String {
     format!("{set}-{number}")
 }
 
-/// The machines as they shall be.
-pub fn plan(now: &Record, sets: &[Set], release: &[String]) -> (Record, Vec<Problem>) {
+/// The machines as they shall be. `keep_prepaid`: those that are paid ahead may not leave before their term ends
+/// (`earlyRelease: Refuse`).
+pub fn plan(now: &Record, sets: &[Set], release: &[String], keep_prepaid: bool) -> (Record, Vec<Problem>) {
     let mut record = now.clone();
     let mut problems = Vec::new();
     for set in sets {
@@ -59,6 +62,7 @@ pub fn plan(now: &Record, sets: &[Set], release: &[String]) -> (Record, Vec<Prob
     }
     for (name, numbers) in &mut record.0 {
         let set = sets.iter().find(|it| it.name == *name);
+        numbers.prepaid |= set.is_some_and(|it| it.prepaid);
         let count = usize::try_from(set.map_or(0, |it| it.count)).unwrap_or(usize::MAX);
         // Machines that never had a node leave first, the newest of them first.
         let waiting: Vec<u32> =
@@ -72,7 +76,7 @@ pub fn plan(now: &Record, sets: &[Set], release: &[String]) -> (Record, Vec<Prob
         for number in numbers.live.clone() {
             let machine = machine_name(name, number);
             if numbers.live.len() > count && release.contains(&machine) {
-                if set.is_some_and(|it| it.bound_by_term) {
+                if numbers.prepaid && keep_prepaid {
                     problems.push(Problem::BoundByTerm { machine });
                 } else {
                     numbers.live.remove(&number);
@@ -143,6 +147,7 @@ mod tests {
                             next: *next,
                             live: live.iter().copied().collect(),
                             placed: live.iter().copied().collect(),
+                            prepaid: false,
                         },
                     )
                 })
@@ -160,11 +165,11 @@ mod tests {
         expected: &[u32],
         problems: &[Problem],
     ) {
-        let sets = [Set { name: "m".to_owned(), count, bound_by_term: false }];
+        let sets = [Set { name: "m".to_owned(), count, prepaid: false }];
         let release: Vec<String> = release.iter().map(|it| (*it).to_owned()).collect();
         let mut before = record(&[("m", next, now)]);
         before.0.get_mut("m").unwrap().placed = placed.iter().copied().collect();
-        let (after, found) = plan(&before, &sets, &release);
+        let (after, found) = plan(&before, &sets, &release, true);
         assert_eq!(after.0["m"].live.iter().copied().collect::<Vec<_>>(), expected);
         assert_eq!(found, problems);
     }
@@ -195,17 +200,22 @@ mod tests {
     #[test]
     fn a_removed_set_must_be_named_too() {
         let before = record(&[("gone", 1, &[0])]);
-        let (_, problems) = plan(&before, &[], &[]);
+        let (_, problems) = plan(&before, &[], &[], true);
         assert_eq!(problems, [Problem::NameMachines { set: "gone".to_owned(), missing: 1 }]);
-        let (after, problems) = plan(&before, &[], &["gone-0".to_owned()]);
+        let (after, problems) = plan(&before, &[], &["gone-0".to_owned()], true);
         assert_eq!((after.machines().count(), problems.len()), (0, 0));
     }
 
     #[test]
     fn a_prepaid_machine_stays_where_the_tariff_says_so() {
-        let sets = [Set { name: "m".to_owned(), count: 0, bound_by_term: true }];
-        let (after, problems) = plan(&record(&[("m", 1, &[0])]), &sets, &["m-0".to_owned()]);
-        assert_eq!(after.machines().count(), 1);
-        assert_eq!(problems, [Problem::BoundByTerm { machine: "m-0".to_owned() }]);
+        let set = |prepaid| Set { name: "m".to_owned(), count: 0, prepaid };
+        let release = ["m-0".to_owned()];
+        let bound = [Problem::BoundByTerm { machine: "m-0".to_owned() }];
+        let (after, problems) = plan(&record(&[("m", 1, &[0])]), &[set(true)], &release, true);
+        assert_eq!((after.machines().count(), problems.as_slice()), (1, bound.as_slice()));
+        // Neither another billing nor taking the set away changes what was paid for.
+        assert_eq!(plan(&after, &[set(false)], &release, true).1, bound);
+        assert_eq!(plan(&after, &[], &release, true).1, bound);
+        assert_eq!(plan(&after, &[set(true)], &release, false).0.machines().count(), 0);
     }
 }

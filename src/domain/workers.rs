@@ -99,16 +99,22 @@ pub fn plan(wanted: &Wanted, workers: &[Worker]) -> Steps {
     let new = count(live.iter().filter(|it| it.revision == wanted.revision).count());
     let new_ready = count(live.iter().filter(|it| it.revision == wanted.revision && it.ready).count());
     let old = count(live.len()) - new;
-    let surge = if old > 0 { wanted.surge } else { 0 };
+    let all = new + old;
+    // Where there are no cards to surge with, workers are replaced in place.
+    let surge = if old > 0 && (wanted.room > 0 || all > wanted.count) { wanted.surge } else { 0 };
 
     let most = wanted.count + surge;
-    let missing = wanted.count.saturating_sub(new).min(most.saturating_sub(new + old));
-    steps.create = (wanted.next..).take(usize::try_from(missing.min(wanted.room)).unwrap_or(0)).collect();
+    let missing = wanted.count.saturating_sub(new).min(most.saturating_sub(all)).min(wanted.room);
+    steps.create = (wanted.next..).take(usize::try_from(missing).unwrap_or(0)).collect();
 
-    let mut surplus = (new + old).saturating_sub(most);
+    let mut surplus = all.saturating_sub(most);
     if surplus == 0 && missing == 0 && old > 0 && new == new_ready {
         // Surging: each ready new one lets an old one go. In place: one goes, so that its cards are free for the next.
-        surplus = if surge > 0 { (new + old).saturating_sub(wanted.count).min(old) } else { 1 };
+        surplus = match all.checked_sub(wanted.count) {
+            Some(0) => u32::from(surge == 0),
+            Some(ahead) => ahead.min(old),
+            None => 0,
+        };
     }
     steps.delete.extend(live.iter().take(usize::try_from(surplus).unwrap_or(0)).map(|it| it.name.clone()));
     steps
@@ -190,6 +196,11 @@ mod tests {
         check("os", 2, 0, &[], &[], &[]);
         check("or", 2, 0, &[], &["w-1"], &[]);
         check("oo", 2, 1, &[3], &[], &[]);
+        let without_room = |states| plan(&Wanted { room: 0, next: 9, ..wanted(2, 1) }, &workers(states));
+        assert_eq!(without_room("oo").delete, ["w-2"], "no card to surge with: in place");
+        assert_eq!(without_room("o").delete, Vec::<String>::new(), "fewer than wanted already");
+        assert_eq!(without_room("oos").delete, Vec::<String>::new(), "the new one is not ready");
+        assert_eq!(without_room("oor").delete, ["w-2"], "the new one is ready");
         check("oos", 2, 1, &[], &[], &[]);
         check("oor", 2, 1, &[], &["w-2"], &[]);
         check("orr", 2, 1, &[], &["w-1"], &[]);

@@ -496,7 +496,7 @@ fn a_node_that_goes_takes_no_card_with_it() {
     world.ready("sep/bound");
     // No other node: the pool is degraded and waits.
     k("delete node lost-0").unwrap();
-    assert!(world.not_ready("rp/chat", "Degraded").contains("6 of 6 bought cards are away"));
+    assert!(world.not_ready("rp/chat", "Degraded").contains("6 of 6 bought cards can't be used"));
     assert_eq!(world.field("rp/chat", ".status.bought.cards"), "6");
     // The same node comes back, made anew, without shares or book.
     world.add_node(0);

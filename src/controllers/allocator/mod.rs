@@ -8,7 +8,7 @@ mod moves;
 mod nodes;
 mod snapshot;
 
-pub(super) use snapshot::{cards_of, given, is_whole};
+pub(super) use snapshot::{card_resource, cards_of, given, is_whole};
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,10 +20,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, Loop, Published};
+use crate::cluster::read::Caches;
 use crate::cluster::slim::{SlimNode, SlimPod};
 use crate::cluster::write;
 use crate::domain::allocate::{Excess, plan};
-use crate::domain::book::Share;
+use crate::domain::book::{Share, Shares};
 
 /// Nodes written to at once.
 const NODES_AT_ONCE: usize = 16;
@@ -213,8 +214,18 @@ async fn free_excess(context: &Context, excess: &Excess) {
     }
 }
 
+/// Has the contract any card left, on any node?
+pub(super) fn holds(caches: &Caches, share: &Share) -> bool {
+    let some = |it: &Shares| it.get(share) > 0;
+    caches
+        .nodes
+        .all()
+        .iter()
+        .any(|node| some(&shares_of(node)) || snapshot::book(node).as_ref().is_some_and(some))
+}
+
 /// The shares in a node's capacity.
-fn shares_of(node: &SlimNode) -> crate::domain::book::Shares {
+fn shares_of(node: &SlimNode) -> Shares {
     node.status
         .capacity
         .iter()

@@ -42,7 +42,7 @@ pub(super) async fn execute(
 
     // 2. What do the pods that are bound here now really use? Not from a cache.
     let pods = cluster.pods_on(&name).await.map_err(Error::from)?;
-    let (in_use, group_pods) = snapshot::in_use(&pods.iter().collect::<Vec<_>>(), resource, group);
+    let (in_use, group_pods) = snapshot::in_use(&pods.iter().collect::<Vec<_>>(), resource, group.as_ref());
     if released && group_pods > 0 {
         // A pod of the group came in at the last moment: the machine stays the group's until it is empty.
         let mut change = NodeChange::default();

@@ -92,7 +92,7 @@ fn node(caches: &Caches, node: &SlimNode) -> Option<Node> {
     let (cards, allocatable) = (count(&node.status.capacity), count(&node.status.allocatable));
     let given = given(node);
     let pods = caches.pods.under(&format!("node/{}", node.name_any()));
-    let (in_use, group_pods) = in_use(&pods, &resource, given.as_ref().zip(group_of(node)));
+    let (in_use, group_pods) = in_use(&pods, &resource, given.as_ref().zip(group_of(node)).as_ref());
     Some(Node {
         name: node.name_any(),
         card_type,
@@ -111,7 +111,7 @@ fn node(caches: &Caches, node: &SlimNode) -> Option<Node> {
 }
 
 /// The physical resource of a managed node.
-pub(super) fn card_resource(node: &SlimNode) -> Option<String> {
+pub(in crate::controllers) fn card_resource(node: &SlimNode) -> Option<String> {
     Some(node.labels().get(names::CARD_RESOURCE)?.replacen('_', "/", 1))
 }
 
@@ -160,12 +160,12 @@ pub(in crate::controllers) fn is_whole(node: &SlimNode) -> bool {
 pub(super) fn in_use<P: std::ops::Deref<Target = SlimPod>>(
     pods: &[P],
     resource: &str,
-    group: Option<(&Given, (String, String))>,
+    group: Option<&(&Given, (String, String))>,
 ) -> (InUse, u32) {
     let mut in_use = InUse::default();
     let mut group_pods = 0;
     for pod in pods.iter().filter(|it| !it.is_over()) {
-        let of_group = group.as_ref().filter(|(_, (namespace, name))| {
+        let of_group = group.filter(|(_, (namespace, name))| {
             pod.metadata.namespace.as_deref() == Some(namespace) && pod.label(names::GROUP) == Some(name)
         });
         let cards = pod.requests(resource);
@@ -176,9 +176,8 @@ pub(super) fn in_use<P: std::ops::Deref<Target = SlimPod>>(
             .flat_map(|it| it.resources.requests.keys())
             .find_map(|it| Share::parse(it));
         group_pods += u32::from(of_group.is_some() || matches!(asked, Some(Share::Dedicated(_))));
-        match (asked, of_group) {
-            // Nobody may ask for it; a pod that did nevertheless got no card of anybody.
-            (Some(Share::Held), _) => in_use.foreign += cards,
+        // Nobody may ask for what is held; a pod that did nevertheless is as any other foreign one.
+        match (asked.filter(|it| *it != Share::Held), of_group) {
             (Some(share), _) => in_use.by_share.add(&share, pod.requests(&share.resource())),
             (None, Some((given, _))) => in_use.by_share.add(&Share::Dedicated(given.group.clone()), cards),
             (None, None) => in_use.foreign += cards,

@@ -15,7 +15,7 @@ use super::facts::{self, Problem};
 use super::pool::{count, created_seconds, generation, in_words, is_guarded, is_leaving, is_refused, key};
 use super::{Context, Done, Error, TICK, allocator, endpoint, status};
 use crate::api::condition::Reason;
-use crate::api::group::{Billing, DrainStatus, MachineSet, Network, Usage};
+use crate::api::group::{Billing, DrainStatus, Network, Usage};
 use crate::api::tariff::EarlyRelease;
 use crate::api::{DedicatedGroup, names};
 use crate::cluster::read::{Caches, ContractRef, Kind};
@@ -107,6 +107,17 @@ pub(super) fn claim(caches: &Caches, group: &DedicatedGroup) -> Option<Claim> {
     })
 }
 
+/// Cards of the group's machines that no pod uses.
+pub(super) fn free_cards(caches: &Caches, group: &DedicatedGroup) -> u32 {
+    let free = |node: &Arc<SlimNode>| {
+        let (resource, cards) = (allocator::card_resource(node)?, allocator::cards_of(node)?.1);
+        let pods = caches.pods.under(&format!("node/{}", node.name_any()));
+        let used: u32 = pods.iter().filter(|it| !it.is_over()).map(|it| it.requests(&resource)).sum();
+        (node.is_ready() && !node.spec.unschedulable).then(|| cards.saturating_sub(used))
+    };
+    nodes_of(caches, group).values().filter_map(free).sum()
+}
+
 /// What a claim is made from: the spec, and the machines as they are noted.
 fn version(group: &DedicatedGroup) -> String {
     format!("{} {}", generation(group), group.annotations().get(names::MACHINES).map_or("", String::as_str))
@@ -131,19 +142,22 @@ fn plan(
     before: &Record,
     placed: impl Iterator<Item = String>,
 ) -> (Record, Vec<Problem>) {
-    let bound =
-        |it: &MachineSet| it.billing == Billing::Prepaid && input.early_release == EarlyRelease::Refuse;
     let sets: Vec<machines::Set> = group
         .spec
         .machine_sets
         .iter()
-        .map(|it| machines::Set { name: it.name.clone(), count: count(it.count), bound_by_term: bound(it) })
+        .map(|it| machines::Set {
+            name: it.name.clone(),
+            count: count(it.count),
+            prepaid: it.billing == Billing::Prepaid,
+        })
         .collect();
     let mut before = before.clone();
     for machine in placed {
         before.place(&machine);
     }
-    let (record, problems) = machines::plan(&before, &sets, &group.spec.release);
+    let (record, problems) =
+        machines::plan(&before, &sets, &group.spec.release, input.early_release == EarlyRelease::Refuse);
     let in_words = |it: machines::Problem| match it {
         machines::Problem::NameMachines { set, missing } => {
             let message = format!(

@@ -169,7 +169,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     // 6. Spot.
     let mut bids: Vec<&Claim> =
         claims.iter().copied().filter(|it| matches!(it.demand, Demand::Spot { .. })).collect();
-    bids.sort_by(|a, b| bid(b).cmp(&bid(a))); // stable: ties stay in the order of age
+    bids.sort_by_key(|it| std::cmp::Reverse(bid(it))); // stable: ties stay in the order of age
     for claim in bids {
         deal.start_spot(&mut board, claim);
     }

@@ -461,30 +461,29 @@ fn pods_beyond_their_share_are_named_once_the_node_is_in_order() {
 // Random fleets and contracts.
 
 fn any_claim(at: usize) -> impl Strategy<Value = Claim> {
-    let demand =
-        prop_oneof![
-            (0..12_u32, 0..12_u32)
-                .prop_map(|(cards, bought)| Demand::Resident { cards: cards.max(bought), bought }),
-            (0..3_usize, 0..2_u8).prop_map(|(count, zoned)| Demand::Dedicated {
-                machines: (0..count)
-                    .map(|it| Machine {
-                        name: format!("m-{it}"),
-                        card_type: "ada".to_owned(),
-                        cards: 8,
-                        zone: if zoned == 1 { "zone-b".to_owned() } else { String::new() }
-                    })
-                    .collect(),
-                bought: vec![],
-            }),
-            (1..4_u32, 1..500_i64, any::<bool>()).prop_map(|(cards, bid, may_start)| Demand::Spot {
-                cards,
-                bid: Decimal::new(bid, 2),
-                may_start
-            }),
-            (1..3_u32, 0..3_u32, 0..5_u32, 0..4_u32).prop_map(|(cards, active, more, exist)| {
-                Demand::Workers { cards, active, wanted: active + more, exist, unbound: vec![] }
-            }),
-        ];
+    let demand = prop_oneof![
+        (0..12_u32, 0..12_u32)
+            .prop_map(|(cards, bought)| Demand::Resident { cards: cards.max(bought), bought }),
+        (0..3_usize, 0..2_u8).prop_map(|(count, zoned)| Demand::Dedicated {
+            machines: (0..count)
+                .map(|it| Machine {
+                    name: format!("m-{it}"),
+                    card_type: "ada".to_owned(),
+                    cards: 8,
+                    zone: if zoned == 1 { "zone-b".to_owned() } else { String::new() }
+                })
+                .collect(),
+            bought: vec![],
+        }),
+        (1..4_u32, 1..500_i64, any::<bool>()).prop_map(|(cards, bid, may_start)| Demand::Spot {
+            cards,
+            bid: Decimal::new(bid, 2),
+            may_start
+        }),
+        (1..3_u32, 0..3_u32, 0..5_u32, 0..4_u32).prop_map(|(cards, active, more, exist)| {
+            Demand::Workers { cards, active, wanted: active + more, exist, unbound: vec![] }
+        }),
+    ];
     (0..20_i64, demand).prop_map(move |(created, demand)| claim(&format!("c{at}"), created, demand))
 }
 
