@@ -137,11 +137,11 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     }
     let mut body = Body::new(body);
     if is_watch {
-        let held = shared.held.subscribe();
+        let watches = shared.held.subscribe();
         let chunks = body.into_data_stream().then(move |chunk| {
-            let (mut held, path) = (held.clone(), path.clone());
+            let (mut watches, path) = (watches.clone(), path.clone());
             async move {
-                held.wait_for(|it| it.is_none_or(|it| !path.ends_with(it))).await.ok();
+                watches.wait_for(|it| it.is_none_or(|it| !path.ends_with(it))).await.ok();
                 chunk
             }
         });

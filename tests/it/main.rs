@@ -1,4 +1,6 @@
 //! The integration tests: one binary.
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a failed expectation is what a test reports")]
+
 mod faults;
 mod manifests;
 mod operator;
