@@ -4,6 +4,7 @@ mod clock;
 mod config;
 mod health;
 mod operator;
+mod plugin;
 mod telemetry;
 
 use std::io::Write;
@@ -18,6 +19,15 @@ pub fn main() -> ExitCode {
         Command::Operator(options) => operator::run(options).map_err(|it| it.to_string()),
         Command::Crds(options) => print_crds(options.output_dir.as_deref()),
     };
+    end(result)
+}
+
+/// Runs the kubectl plugin and returns its exit code.
+pub fn kubectl_plugin() -> ExitCode {
+    end(plugin::run())
+}
+
+fn end(result: Result<(), String>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,0 +1,3 @@
+//! `kubectl tenure`: what one wants to see of a cluster and kubectl's columns can't show.
+
+pub mod cards;
