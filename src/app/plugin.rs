@@ -33,7 +33,8 @@ enum Command {
 /// Runs it.
 pub fn run() -> Result<(), String> {
     let options = Options::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|it| it.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|it| it.to_string())?;
     runtime.block_on(async {
         let client = connect(&options).await?;
         match options.command {
@@ -54,6 +55,8 @@ async fn connect(options: &Options) -> Result<Client, String> {
     };
     let kubeconfig = kubeconfig.map_err(|it| format!("read kubeconfig: {it}"))?;
     let context = KubeConfigOptions { context: options.context.clone(), ..KubeConfigOptions::default() };
-    let config = Config::from_custom_kubeconfig(kubeconfig, &context).await.map_err(|it| format!("read kubeconfig: {it}"))?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &context)
+        .await
+        .map_err(|it| format!("read kubeconfig: {it}"))?;
     Client::try_from(config).map_err(|it| it.to_string())
 }

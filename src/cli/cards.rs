@@ -31,8 +31,13 @@ pub async fn read(client: &Client) -> kube::Result<Picture> {
     let pools = Api::<ResidentPool>::all(client.clone());
     let groups = Api::<DedicatedGroup>::all(client.clone());
     let spots = Api::<SpotServer>::all(client.clone());
-    let (nodes, pods, pools, groups, spots) =
-        tokio::try_join!(nodes.list(&managed), pods.list(&bound), pools.list(&all), groups.list(&all), spots.list(&all))?;
+    let (nodes, pods, pools, groups, spots) = tokio::try_join!(
+        nodes.list(&managed),
+        pods.list(&bound),
+        pools.list(&all),
+        groups.list(&all),
+        spots.list(&all)
+    )?;
     let mut owners = BTreeMap::new();
     owners.extend(pools.iter().map(owner));
     owners.extend(groups.iter().map(owner));
@@ -76,7 +81,8 @@ pub fn draw(picture: &Picture, color: bool) -> String {
     let count = |parts: &[Part]| parts.iter().map(|it| it.1).sum::<u32>();
     let cards_width = rows.iter().map(|(_, it)| count(it) * 3).max().unwrap_or(0).max(5) as usize;
 
-    let mut text = format!("{:name_width$}  {:type_width$}  {:cards_width$}  OWNERS\n", "NODE", "TYPE", "CARDS");
+    let mut text =
+        format!("{:name_width$}  {:type_width$}  {:cards_width$}  OWNERS\n", "NODE", "TYPE", "CARDS");
     for (node, parts) in &rows {
         let cells: String = parts.iter().map(|(cell, cards, _)| cell.paint(*cards, color)).collect();
         let blank = " ".repeat(cards_width.saturating_sub(count(parts) as usize * 3));
@@ -102,19 +108,25 @@ impl Cell {
 
 /// The cards of a node, whose they are, in the order in which they are drawn.
 fn parts(picture: &Picture, node: &SlimNode) -> Vec<Part> {
-    let resource = node.labels().get(names::CARD_RESOURCE).map(|it| it.replacen('_', "/", 1)).unwrap_or_default();
+    let resource =
+        node.labels().get(names::CARD_RESOURCE).map(|it| it.replacen('_', "/", 1)).unwrap_or_default();
     let count = |amount: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
         amount.and_then(|it| parse_whole(&it.0).ok()).and_then(|it| u32::try_from(it).ok()).unwrap_or(0)
     };
-    let faulty = count(node.status.capacity.get(&resource)).saturating_sub(count(node.status.allocatable.get(&resource)));
+    let faulty = count(node.status.capacity.get(&resource))
+        .saturating_sub(count(node.status.allocatable.get(&resource)));
     let mut contracts = Vec::new();
     let mut rest = Vec::new();
     for (name, amount) in &node.status.capacity {
         let (Some(share), cards @ 1..) = (Share::parse(name), count(Some(amount))) else { continue };
         let whose = |key: &Key| picture.owners.get(key).cloned().unwrap_or_else(|| key.to_string());
         match &share {
-            Share::Resident(key) => contracts.push((RESIDENT, cards, format!("resident {} {cards}", whose(key)))),
-            Share::Dedicated(key) => contracts.push((DEDICATED, cards, format!("dedicated {} {cards}", whose(key)))),
+            Share::Resident(key) => {
+                contracts.push((RESIDENT, cards, format!("resident {} {cards}", whose(key))));
+            }
+            Share::Dedicated(key) => {
+                contracts.push((DEDICATED, cards, format!("dedicated {} {cards}", whose(key))));
+            }
             Share::Spot(key) => contracts.push((SPOT, cards, format!("spot {} {cards}", whose(key)))),
             Share::Held => rest.push((HELD, cards, format!("held {cards}"))),
             Share::Shared => rest.extend(shared(picture, node, &share.resource(), cards)),
@@ -130,7 +142,9 @@ fn parts(picture: &Picture, node: &SlimNode) -> Vec<Part> {
 /// Shared cards: which workers use them, and how many are free.
 fn shared(picture: &Picture, node: &SlimNode, resource: &str, cards: u32) -> Vec<Part> {
     let name = node.name_any();
-    let here = |it: &&SlimPod| it.spec.node_name.as_deref() == Some(&name) && !it.is_over() && it.requests(resource) > 0;
+    let here = |it: &&SlimPod| {
+        it.spec.node_name.as_deref() == Some(&name) && !it.is_over() && it.requests(resource) > 0
+    };
     let mut parts: Vec<Part> = Vec::new();
     let mut used = 0;
     for pod in picture.pods.iter().filter(here) {
@@ -153,7 +167,8 @@ mod tests {
     fn node(capacity: &serde_json::Value, healthy: &str) -> SlimNode {
         let labels = json!({"tenure.dev/card-type": "ada", "tenure.dev/card-resource": "nvidia.com_gpu"});
         let status = json!({"capacity": capacity, "allocatable": {"nvidia.com/gpu": healthy}});
-        serde_json::from_value(json!({"metadata": {"name": "gpu-0", "labels": labels}, "status": status})).unwrap()
+        serde_json::from_value(json!({"metadata": {"name": "gpu-0", "labels": labels}, "status": status}))
+            .unwrap()
     }
 
     #[test]

@@ -231,9 +231,7 @@ fn an_operator_killed_between_any_two_writes_leaves_nothing_wrong() {
     loop {
         let supervised = Supervised::start(&proxy, "killed", at);
         world.apply(CONTRACTS);
-        for contract in ["rp/chat", "sep/bound", "dg/train", "spot/render"] {
-            world.ready(contract);
-        }
+        world.all_ready(&["rp/chat", "sep/bound", "dg/train", "spot/render"]);
         let sold = (world.shares(2, "resident"), world.shares(2, "dedicated"), world.shares(2, "spot"));
         assert_eq!(sold, (3, 8, 1), "killed after write {at}");
         assert_eq!(world.field("rp/chat", ".status.bought.cards"), "3", "killed after write {at}");
@@ -258,9 +256,7 @@ fn a_view_that_is_behind_doubles_nothing() {
     let proxy = Proxy::start();
     let _operator = proxy.operator("stale");
     world.apply(CONTRACTS);
-    for contract in ["rp/chat", "sep/bound", "dg/train", "spot/render"] {
-        world.ready(contract);
-    }
+    world.all_ready(&["rp/chat", "sep/bound", "dg/train", "spot/render"]);
     // It does not see the pods that it makes, and looks again and again.
     proxy.hold(Some("/pods"));
     world.patch("rp/chat", r#"{"spec": {"cards": 5}}"#);

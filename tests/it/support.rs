@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// Who the operator is to the API server.
 pub const OPERATOR: &str = "system:serviceaccount:tenure-system:tenure-operator";
 
+/// How long a test waits for anything. Kubernetes lets the pods of a node that is gone be for a minute.
+const PATIENCE: Duration = Duration::from_secs(150);
+
 /// Runs kubectl with these words; its output, or its complaint.
 pub fn kubectl(words: &[&str]) -> Result<String, String> {
     kubectl_with(words, "")
@@ -64,7 +67,7 @@ pub fn until<T>(what: &str, look: impl Fn() -> Result<T, String>) -> T {
         match look() {
             Ok(found) => return found,
             Err(instead) if began.elapsed() > Duration::from_mins(1) => {
-                panic!("waited 60 s for {what}; found {instead}")
+                panic!("waited {PATIENCE:?} for {what}; found {instead}")
             }
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }

@@ -6,15 +6,13 @@ use std::{fs, path::Path};
 const LAYERS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("api", &[]),
-    ("ledger", &["domain"]),
     ("cluster", &["api", "domain"]),
-    ("controllers", &["api", "cluster", "domain", "ledger", "link"]),
-    ("link", &["domain"]),
-    ("gateway", &["domain", "link"]),
-    ("readapi", &["api", "cluster", "domain", "ledger", "link"]),
-    ("cli", &["api", "cluster", "domain", "link"]),
-    ("console", &["api", "cluster", "domain", "link"]),
+    ("controllers", &["api", "cluster", "domain"]),
+    ("cli", &["api", "cluster", "domain"]),
 ];
+
+/// Folders that may name every layer: they wire.
+const WIRING: &[&str] = &["app", "bin"];
 
 /// What the pure core may not name at all.
 const IMPURE: &[&str] = &[
@@ -35,6 +33,16 @@ const IMPURE: &[&str] = &[
     "f64",
     "serde::",
 ];
+
+#[test]
+fn every_folder_is_a_layer() {
+    for entry in fs::read_dir("src").expect("the sources are there") {
+        let path = entry.expect("folder is readable").path();
+        let name = path.file_name().and_then(|it| it.to_str()).unwrap_or_default().to_owned();
+        let known = LAYERS.iter().any(|(layer, _)| *layer == name) || WIRING.contains(&name.as_str());
+        assert!(!path.is_dir() || known, "src/{name} is no layer: say in LAYERS what it may import");
+    }
+}
 
 #[test]
 fn layers_import_only_downwards() {

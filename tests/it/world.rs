@@ -1,6 +1,7 @@
 //! A story's own world: nodes, card type, tariff, account and namespace that no other story touches; and a witness that
 //! sees every state of its nodes.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -77,6 +78,13 @@ impl World {
         self.until(object, READY, "True");
     }
 
+    /// Waits until all of these objects' conditions Ready are True.
+    pub fn all_ready(&self, objects: &[&str]) {
+        let words = ["-n", self.name, "wait", "--for=condition=Ready", "--timeout=120s"];
+        let words: Vec<&str> = words.iter().chain(objects).copied().collect();
+        kubectl(&words).unwrap_or_else(|it| panic!("{objects:?} are not all Ready: {it}"));
+    }
+
     /// Waits until an object is not Ready for this reason; the message.
     pub fn not_ready(&self, object: &str, reason: &str) -> String {
         until(&format!("{object} to be not ready: {reason}"), || {
@@ -93,20 +101,29 @@ impl World {
 
     /// The cards of a node's share, by the beginning of its resource's name: `resident`, `dedicated`, `spot`, `shared`, `held`.
     pub fn share(&self, node: usize, kind: &str) -> u32 {
-        let capacity = field(&format!("node/{}-{node}", self.name), ".status.capacity");
-        let capacity: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_str(&capacity).unwrap_or_default();
-        let domain = format!("{kind}.tenure.dev/");
-        capacity
-            .iter()
-            .filter(|(name, _)| name.starts_with(&domain))
-            .map(|(_, it)| it.as_str().and_then(|it| it.parse().ok()).unwrap_or(0))
-            .sum()
+        self.capacities().get(&format!("{}-{node}", self.name)).map_or(0, |it| cards(it, kind))
     }
 
     /// A share's cards over the first so many nodes.
     pub fn shares(&self, nodes: usize, kind: &str) -> u32 {
-        (0..nodes).map(|it| self.share(it, kind)).sum()
+        let capacities = self.capacities();
+        (0..nodes)
+            .filter_map(|it| capacities.get(&format!("{}-{it}", self.name)))
+            .map(|it| cards(it, kind))
+            .sum()
+    }
+
+    /// Each node's capacity, read at once.
+    fn capacities(&self) -> HashMap<String, Capacity> {
+        let selector = format!("tenure.test/cards={}", self.name);
+        let template = "jsonpath={range .items[*]}{.metadata.name} {.status.capacity}{\"\\n\"}{end}";
+        let list = kubectl(&["get", "nodes", "-l", &selector, "-o", template])
+            .unwrap_or_else(|it| panic!("nodes: {it}"));
+        let node = |line: &str| {
+            let (name, capacity) = line.split_once(' ')?;
+            Some((name.to_owned(), serde_json::from_str(capacity).ok()?))
+        };
+        list.lines().filter_map(node).collect()
     }
 
     /// Waits until the share has so many cards over the first so many nodes.
@@ -142,8 +159,8 @@ impl World {
             if left.is_empty() { Ok(()) } else { Err(left) }
         });
         until("all cards to be shared again", || {
-            let shared: Vec<u32> = (0..nodes).map(|it| self.share(it, "shared")).collect();
-            if shared.iter().all(|it| *it == 8) { Ok(()) } else { Err(format!("{shared:?}")) }
+            let shared = self.shares(nodes, "shared") as usize;
+            if shared == nodes * 8 { Ok(()) } else { Err(shared.to_string()) }
         });
     }
 
@@ -153,6 +170,15 @@ impl World {
         operator.leads();
         operator
     }
+}
+
+/// What a node has, by resource.
+type Capacity = HashMap<String, String>;
+
+fn cards(capacity: &Capacity, kind: &str) -> u32 {
+    let domain = format!("{kind}.tenure.dev/");
+    let ours = capacity.iter().filter(|(name, _)| name.starts_with(&domain));
+    ours.map(|(_, count)| count.parse::<u32>().unwrap_or(0)).sum()
 }
 
 /// The condition Ready's status.
