@@ -15,6 +15,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::operator::{self, Operator, Start};
+use crate::stories::{BOUND, GROUP, POOL, SPOT};
 use crate::support::{field, k, until};
 use crate::world::World;
 
@@ -189,38 +190,17 @@ impl Drop for Supervised {
     }
 }
 
-const CONTRACTS: &str = r#"
-apiVersion: tenure.dev/v1alpha1
-kind: ResidentPool
-metadata: {namespace: "@", name: chat}
-spec: {region: "@", cardType: "@", cards: 3, diskPerCardGB: 40, term: {months: 1}}
----
-apiVersion: tenure.dev/v1alpha1
-kind: ServerlessEndpoint
-metadata: {namespace: "@", name: bound}
-spec:
-  placement: {residentPool: {name: chat, instances: 2, diskGB: 30}}
-  workers: {gpus: 1, concurrency: 8}
-  template: {spec: {containers: [{name: main, image: "localhost/worker:1"}]}}
----
-apiVersion: tenure.dev/v1alpha1
-kind: DedicatedGroup
-metadata: {namespace: "@", name: train}
-spec:
-  region: "@"
-  network: Open
-  machineSets: [{name: base, machineType: m8, count: 1, billing: Postpaid}]
----
-apiVersion: tenure.dev/v1alpha1
-kind: SpotServer
-metadata: {namespace: "@", name: render}
-spec:
-  region: "@"
-  machineType: s1
-  bid: "2.50"
-  disk: {sizeGB: 20}
-  template: {spec: {containers: [{name: main, image: "localhost/worker:1"}]}}
-"#;
+/// A contract of each kind: 3 resident cards with 2 workers, a machine, a spot server.
+fn contracts() -> String {
+    let bound = BOUND.replace("instances: 4", "instances: 2");
+    // Without a NetworkPolicy: it goes by its owner reference, later than the rest.
+    let group = GROUP.replace("machineSets", "network: Open\n  machineSets");
+    [small_pool(), bound, group, SPOT.to_owned()].join("---")
+}
+
+fn small_pool() -> String {
+    POOL.replace("cards: 6", "cards: 3")
+}
 
 #[test]
 fn an_operator_killed_between_any_two_writes_leaves_nothing_wrong() {
@@ -230,7 +210,7 @@ fn an_operator_killed_between_any_two_writes_leaves_nothing_wrong() {
     // Until the whole life of all four contracts takes fewer writes than that.
     loop {
         let supervised = Supervised::start(&proxy, "killed", at);
-        world.apply(CONTRACTS);
+        world.apply(&contracts());
         world.all_ready(&["rp/chat", "sep/bound", "dg/train", "spot/render"]);
         let sold = (world.shares(2, "resident"), world.shares(2, "dedicated"), world.shares(2, "spot"));
         assert_eq!(sold, (3, 8, 1), "killed after write {at}");
@@ -255,7 +235,7 @@ fn a_view_that_is_behind_doubles_nothing() {
     let world = World::new("stale", 2);
     let proxy = Proxy::start();
     let _operator = proxy.operator("stale");
-    world.apply(CONTRACTS);
+    world.apply(&contracts());
     world.all_ready(&["rp/chat", "sep/bound", "dg/train", "spot/render"]);
     // It does not see the pods that it makes, and looks again and again.
     proxy.hold(Some("/pods"));
@@ -285,14 +265,7 @@ fn a_view_that_is_behind_doubles_nothing() {
     proxy.hold(Some("/nodes"));
     world.patch("rp/chat", r#"{"spec": {"cards": 6}}"#);
     world.until("rp/chat", ".status.bought.cards", "6");
-    world.apply(
-        &CONTRACTS
-            .split("---")
-            .next()
-            .unwrap_or_default()
-            .replace("name: chat", "name: more")
-            .replace("cards: 3", "cards: 1"),
-    );
+    world.apply(&small_pool().replace("name: chat", "name: more").replace("cards: 3", "cards: 1"));
     world.ready("rp/more");
     proxy.hold(None);
     world.ready("rp/chat");
@@ -312,12 +285,7 @@ fn a_share_that_shrinks_while_pods_bind_to_it_sells_nothing_twice() {
             "placement": {"serverless": {"cardType": "@", "region": "@"}}, "workers": {"active": 0, "max": 8, "gpus": 1, "concurrency": 8},
             "template": {"spec": {"containers": [{"name": "main", "image": "localhost/worker:1"}]}}}}"#,
     );
-    let pool = CONTRACTS
-        .split("---")
-        .next()
-        .unwrap_or_default()
-        .replace("cards: 3", "cards: 5")
-        .replace("term:", "onShortage: Wait, term:");
+    let pool = small_pool().replace("cards: 3", "cards: 5").replace("term:", "onShortage: Wait, term:");
     for round in 0..4 {
         // Eight workers and a pool of five want the same eight cards at the same moment.
         std::thread::scope(|scope| {

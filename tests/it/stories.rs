@@ -4,14 +4,14 @@ use crate::operator::{Operator, Start};
 use crate::support::{field, k, kubectl, kubectl_with, must_apply, until, until_field};
 use crate::world::{READY, World};
 
-const POOL: &str = r#"
+pub const POOL: &str = r#"
 apiVersion: tenure.dev/v1alpha1
 kind: ResidentPool
 metadata: {namespace: "@", name: chat}
 spec: {region: "@", cardType: "@", cards: 6, diskPerCardGB: 40, term: {months: 1}}
 "#;
 
-const BOUND: &str = r#"
+pub const BOUND: &str = r#"
 apiVersion: tenure.dev/v1alpha1
 kind: ServerlessEndpoint
 metadata: {namespace: "@", name: bound}
@@ -21,7 +21,7 @@ spec:
   template: {spec: {containers: [{name: main, image: "localhost/worker:1"}]}}
 "#;
 
-const ELASTIC: &str = r#"
+pub const ELASTIC: &str = r#"
 apiVersion: tenure.dev/v1alpha1
 kind: ServerlessEndpoint
 metadata: {namespace: "@", name: llm}
@@ -31,7 +31,7 @@ spec:
   template: {spec: {containers: [{name: main, image: "localhost/worker:1"}]}}
 "#;
 
-const GROUP: &str = r#"
+pub const GROUP: &str = r#"
 apiVersion: tenure.dev/v1alpha1
 kind: DedicatedGroup
 metadata: {namespace: "@", name: train}
@@ -47,7 +47,7 @@ metadata: {namespace: "@", name: job, labels: {tenure.dev/group: train, app: job
 spec: {containers: [{name: main, image: "localhost/worker:1", resources: {limits: {nvidia.com/gpu: 4}}}]}
 "#;
 
-const SPOT: &str = r#"
+pub const SPOT: &str = r#"
 apiVersion: tenure.dev/v1alpha1
 kind: SpotServer
 metadata: {namespace: "@", name: render}

@@ -84,6 +84,7 @@ pub async fn run(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: Cancella
 /// One pass.
 async fn pass(context: &Context, newest: &mut Newest, trouble: &mut Trouble) {
     let nodes = newest_nodes(context, newest);
+    trouble.0.retain(|name, _| nodes.iter().any(|it| it.name_any() == *name));
     let matched = nodes::matched(&context.caches, &nodes);
 
     // Labels and taints first: a node whose taint is not there yet can still get foreign pods.
