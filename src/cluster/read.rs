@@ -17,8 +17,8 @@ use super::slim::{SlimNode, SlimPod};
 use super::table::Table;
 use crate::api::names;
 use crate::api::{
-    Account, CardType, DedicatedGroup, Payment, ResidentPool, ServerlessEndpoint, SpotMarket, SpotServer,
-    Tariff,
+    Account, CardType, DedicatedGroup, Payment, ResidentPool, ResidentPoolStatus, ServerlessEndpoint,
+    SpotMarket, SpotServer, Tariff,
 };
 
 /// A contract.
@@ -159,7 +159,18 @@ impl Cluster {
                     changes.contract(Kind::Group, namespace, group);
                 }
             }
-            changes.cards_changed.notify_one();
+            // A heartbeat is no news about cards.
+            let cards = |it: &SlimNode| {
+                (
+                    it.metadata.labels.clone(),
+                    it.metadata.annotations.clone(),
+                    it.spec.clone(),
+                    it.status.clone(),
+                )
+            };
+            if before.map(cards) != after.map(cards) || is_new(before, after) {
+                changes.cards_changed.notify_one();
+            }
         });
         follow!(pods, SlimPod, Ok, |changes: &Changes, before: Option<&SlimPod>, after: Option<&SlimPod>| {
             for pod in [before, after].into_iter().flatten() {
@@ -174,7 +185,11 @@ impl Cluster {
                     }
                 }
             }
-            changes.cards_changed.notify_one();
+            // That it is ready, say, is no news about cards.
+            let cards = |it: &SlimPod| (it.spec.node_name.clone(), it.is_over(), it.spec.tolerations.len());
+            if before.map(cards) != after.map(cards) || is_new(before, after) {
+                changes.cards_changed.notify_one();
+            }
         });
         follow!(namespaces, PartialObjectMeta<Namespace>, strip, |changes: &Changes,
                                                                   before: Option<
@@ -201,16 +216,24 @@ impl Cluster {
         }
         catalogue!(card_types: CardType, tariffs: Tariff, markets: SpotMarket, accounts: Account, payments: Payment);
         macro_rules! contracts {
-            ($($table:ident: $kind:ty = $which:expr),*) => {$(
+            ($($table:ident: $kind:ty = $which:expr, $claims:expr;)*) => {$(
                 follow!($table, DeserializeGuard<$kind>, opened, |changes: &Changes, before: Option<&$kind>, after: Option<&$kind>| {
                     for it in [before, after].into_iter().flatten() {
                         changes.contract($which, &it.namespace().unwrap_or_default(), &it.name_any());
                     }
-                    changes.cards_changed.notify_one();
+                    let claims = |it: &$kind| ($claims)(it.status.as_ref());
+                    if before.map(claims) != after.map(claims) || is_new(before, after) {
+                        changes.cards_changed.notify_one();
+                    }
                 });
             )*};
         }
-        contracts!(pools: ResidentPool = Kind::Pool, groups: DedicatedGroup = Kind::Group, spots: SpotServer = Kind::Spot);
+        // Of a status only what is bought makes a claim.
+        contracts! {
+            pools: ResidentPool = Kind::Pool, |it: Option<&ResidentPoolStatus>| it.and_then(|it| it.bought);
+            groups: DedicatedGroup = Kind::Group, |_| ();
+            spots: SpotServer = Kind::Spot, |_| ();
+        }
         follow!(endpoints, DeserializeGuard<ServerlessEndpoint>, opened, |changes: &Changes,
                                                                           before: Option<
             &ServerlessEndpoint,
@@ -218,6 +241,10 @@ impl Cluster {
                                                                           after: Option<
             &ServerlessEndpoint,
         >| {
+            // Its own status is no news.
+            if !is_new(before, after) {
+                return;
+            }
             for it in [before, after].into_iter().flatten() {
                 let namespace = it.namespace().unwrap_or_default();
                 changes.contract(Kind::Endpoint, &namespace, &it.name_any());
@@ -276,6 +303,21 @@ fn pod_index(pod: &SlimPod) -> Vec<String> {
         }
     }
     index
+}
+
+/// Has anything changed but the status?
+fn is_new<K: Resource>(before: Option<&K>, after: Option<&K>) -> bool {
+    fn of(meta: &ObjectMeta) -> impl PartialEq + '_ {
+        (
+            &meta.uid,
+            meta.generation,
+            &meta.annotations,
+            &meta.finalizers,
+            &meta.labels,
+            meta.deletion_timestamp.is_some(),
+        )
+    }
+    before.map(|it| of(it.meta())) != after.map(|it| of(it.meta()))
 }
 
 /// What an endpoint is bound to: (`pool` or `group`, `NS/NAME`).

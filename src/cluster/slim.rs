@@ -23,7 +23,7 @@ pub struct SlimNode {
 }
 
 /// What an administrator says of a node.
-#[derive(Serialize, Deserialize, Clone, Debug, Default)]
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeSpec {
     /// Is it cordoned?
     #[serde(default)]
@@ -50,7 +50,7 @@ pub struct Taint {
 }
 
 /// What the kubelet says of a node.
-#[derive(Serialize, Deserialize, Clone, Debug, Default)]
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct NodeStatus {
     /// What it has.
     #[serde(default)]
@@ -64,7 +64,7 @@ pub struct NodeStatus {
 }
 
 /// A condition.
-#[derive(Serialize, Deserialize, Clone, Debug, Default)]
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct SlimCondition {
     /// Its type.
@@ -82,7 +82,7 @@ pub struct SlimCondition {
 #[resource(inherit = Pod)]
 pub struct SlimPod {
     /// Without managed fields.
-    #[serde(deserialize_with = "slim_meta")]
+    #[serde(deserialize_with = "pod_meta")]
     pub metadata: ObjectMeta,
     /// What it asks for.
     #[serde(default)]
@@ -150,8 +150,8 @@ pub struct PodStatus {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Its conditions.
-    #[serde(default)]
+    /// Its condition Ready, without the others.
+    #[serde(default, deserialize_with = "only_ready")]
     pub conditions: Vec<SlimCondition>,
     /// Its containers.
     #[serde(default)]
@@ -245,6 +245,22 @@ impl SlimPod {
     pub fn label(&self, name: &str) -> Option<&str> {
         self.metadata.labels.as_ref()?.get(name).map(String::as_str)
     }
+}
+
+/// Of five conditions of a pod one is ever looked at.
+fn only_ready<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SlimCondition>, D::Error> {
+    let mut all = Option::<Vec<SlimCondition>>::deserialize(from)?.unwrap_or_default();
+    all.retain(|it| it.type_ == "Ready");
+    all.shrink_to_fit();
+    Ok(all)
+}
+
+/// A pod's metadata: of its labels only ours are looked at.
+fn pod_meta<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> {
+    let mut meta = slim_meta(from)?;
+    meta.labels =
+        meta.labels.map(|it| it.into_iter().filter(|(key, _)| key.starts_with("tenure.dev/")).collect());
+    Ok(meta)
 }
 
 /// Metadata without managed fields: they would be nine tenths of what is kept.

@@ -365,19 +365,13 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
         outcome.as_ref(),
         &revision,
     );
-    let ready = new.conditions.iter().find(|it| it.type_ == "Ready").cloned();
-    let written = status::write(context, &*endpoint, endpoint.status.as_ref(), &new).await;
-    status::tell(
-        context,
-        &*endpoint,
-        endpoint.status.as_ref().map(|it| it.conditions.as_slice()),
-        ready.as_ref(),
-    )
-    .await;
+    let wait =
+        status::report(context, contract, &*endpoint, endpoint.status.as_ref(), &new, |it| &it.conditions)
+            .await;
     applied?;
-    written?;
+    let wait = wait?;
     let schedule = (endpoint.spec.state == State::Scheduled).then_some(TICK);
-    Ok(setback.into_iter().chain(schedule).min().map_or(Done::Settled, Done::LookAgain))
+    Ok(wait.into_iter().chain(setback).chain(schedule).min().map_or(Done::Settled, Done::LookAgain))
 }
 
 /// Whose worker it is; on a group also whose machine it uses.

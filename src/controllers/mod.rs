@@ -37,6 +37,8 @@ const GATHER: Duration = Duration::from_millis(10);
 const RESYNC: Duration = Duration::from_mins(5);
 /// Schedules and drains are looked at this often.
 const TICK: Duration = Duration::from_secs(5);
+/// Counts of cards are written no more often than this.
+const CATALOGUE_EVERY: Duration = Duration::from_secs(1);
 /// A contract whose pods did not end by themselves for so long is as good as new.
 const FORGET_SETBACKS: Duration = Duration::from_mins(15);
 
@@ -56,6 +58,8 @@ pub struct Context {
     cards: IntGaugeVec,
     /// When contracts that wait or failed are looked at again.
     again: Mutex<HashMap<ContractRef, Retry>>,
+    /// Since when a contract is on its way without its status saying so.
+    fresh: Mutex<HashMap<ContractRef, tokio::time::Instant>>,
     /// Contracts whose pods end by themselves.
     setbacks: Mutex<HashMap<ContractRef, Setback>>,
 }
@@ -144,8 +148,29 @@ impl Context {
             passes,
             cards,
             again: Mutex::default(),
+            fresh: Mutex::default(),
             setbacks: Mutex::default(),
         })
+    }
+
+    /// For a contract that is on its way: how much of `patience` is left before its status has to say so.
+    pub(in crate::controllers) fn still_fresh(
+        &self,
+        contract: &ContractRef,
+        on_its_way: bool,
+        patience: Duration,
+    ) -> Option<Duration> {
+        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        if !on_its_way {
+            fresh.remove(contract);
+            return None;
+        }
+        let since = *fresh.entry(contract.clone()).or_insert_with(tokio::time::Instant::now);
+        let left = patience.checked_sub(since.elapsed()).filter(|it| !it.is_zero());
+        if left.is_none() {
+            fresh.remove(contract);
+        }
+        left
     }
 
     /// Notes that a pod of the contract ended by itself.
@@ -196,7 +221,8 @@ async fn contracts(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: Cancel
     let mut waiting: BTreeSet<ContractRef> = BTreeSet::new();
     let mut under_way: HashSet<ContractRef> = HashSet::new();
     let mut passes: JoinSet<ContractRef> = JoinSet::new();
-    let mut catalogue_written = true;
+    let mut catalogue_due = true;
+    let mut last_catalogue = last_all;
     loop {
         beat(Loop::Contracts);
         let news = tokio::select! {
@@ -205,6 +231,7 @@ async fn contracts(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: Cancel
             _ = published.changed() => true,
             _ = tick.tick() => true,
             () = tokio::time::sleep_until(next_due(&context)) => true,
+            () = tokio::time::sleep_until(last_catalogue + CATALOGUE_EVERY), if catalogue_due => true,
             Some(Ok(done)) = passes.join_next(), if !passes.is_empty() => {
                 under_way.remove(&done);
                 false
@@ -223,8 +250,10 @@ async fn contracts(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: Cancel
                 todo.extend(everything(&context.caches));
             }
             waiting.extend(with_what_depends(&context.caches, todo));
-            if all || !catalogue_written || seen.cards != latest.cards || seen.conflicts != latest.conflicts {
-                catalogue_written = catalogue::report(&context).await;
+            catalogue_due |= all || seen.cards != latest.cards || seen.conflicts != latest.conflicts;
+            if catalogue_due && (all || last_catalogue.elapsed() >= CATALOGUE_EVERY) {
+                last_catalogue = tokio::time::Instant::now();
+                catalogue_due = !catalogue::report(&context).await;
             }
             seen = latest;
         }

@@ -307,13 +307,10 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     let applied = apply(context, &pool, outcome.as_ref(), problem.as_ref()).await;
 
     let new = make_status(context, &pool, outcome.as_ref(), problem.as_ref());
-    let ready = new.conditions.iter().find(|it| it.type_ == "Ready").cloned();
-    let written = status::write(context, &*pool, pool.status.as_ref(), &new).await;
-    status::tell(context, &*pool, pool.status.as_ref().map(|it| it.conditions.as_slice()), ready.as_ref())
-        .await;
+    let wait =
+        status::report(context, contract, &*pool, pool.status.as_ref(), &new, |it| &it.conditions).await;
     applied?;
-    written?;
-    Ok(Done::Settled)
+    Ok(wait?.map_or(Done::Settled, Done::LookAgain))
 }
 
 async fn apply(

@@ -131,24 +131,22 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
         apply(context, contract, &server, input.as_ref().ok(), outcome.as_ref(), pod.map(|it| &**it)).await;
 
     let new = make_status(context, &server, &input, outcome.as_ref(), pod.map(|it| &**it));
-    let ready = new.conditions.iter().find(|it| it.type_ == "Ready").cloned();
-    let written = status::write(context, &*server, server.status.as_ref(), &new).await;
-    status::tell(
-        context,
-        &*server,
-        server.status.as_ref().map(|it| it.conditions.as_slice()),
-        ready.as_ref(),
-    )
-    .await;
+    let wait =
+        status::report(context, contract, &*server, server.status.as_ref(), &new, |it| &it.conditions).await;
     applied?;
-    written?;
+    let wait = wait?;
     // The phase changes when the protected time ends.
     let protected = new
         .protected_until
         .as_ref()
         .map(|it| it.0.duration_since((context.now)()))
         .and_then(|it| Duration::try_from(it).ok());
-    Ok(protected.into_iter().chain(context.setback(contract)).min().map_or(Done::Settled, Done::LookAgain))
+    Ok(protected
+        .into_iter()
+        .chain(wait)
+        .chain(context.setback(contract))
+        .min()
+        .map_or(Done::Settled, Done::LookAgain))
 }
 
 async fn apply(

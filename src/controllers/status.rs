@@ -1,5 +1,7 @@
 //! The one status write of a pass: only when something differs, and without leaving behind what no longer holds.
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Resource;
 use serde::Serialize;
@@ -7,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{Context, Error};
+use crate::cluster::read::ContractRef;
 
 /// Writes `new` over `old` when they differ.
 pub async fn write<K, S>(context: &Context, object: &K, old: Option<&S>, new: &S) -> Result<(), Error>
@@ -22,17 +25,54 @@ where
     }
 }
 
-/// Puts a change of Ready on the object as an Event, where `kubectl describe` shows it.
+/// How long a contract may be on its way before its status says so: mostly it has arrived by then.
+const SAY_AFTER: Duration = Duration::from_secs(1);
+
+/// Writes the status of a contract and tells of a change of Ready. Returns when to look again, if what is new is only that
+/// the contract is on its way: that is said when it lasts.
+pub async fn report<K, S>(
+    context: &Context,
+    contract: &ContractRef,
+    object: &K,
+    old: Option<&S>,
+    new: &S,
+    conditions: fn(&S) -> &Vec<Condition>,
+) -> Result<Option<Duration>, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    S: Serialize,
+{
+    let ready = |it: &S| conditions(it).iter().find(|it| it.type_ == "Ready").cloned();
+    let is_under_way = ready(new).is_some_and(|it| is_under_way(&it.reason));
+    let was_under_way = old.and_then(ready).is_some_and(|it| is_under_way_since(&it, object));
+    if let Some(left) = context.still_fresh(contract, is_under_way && !was_under_way, SAY_AFTER) {
+        return Ok(Some(left));
+    }
+    let written = write(context, object, old, new).await;
+    tell(context, object, old.map(|it| conditions(it).as_slice()), ready(new).as_ref()).await;
+    written.map(|()| None)
+}
+
+fn is_under_way(reason: &str) -> bool {
+    ["Pending", "Progressing"].contains(&reason)
+}
+
+/// Does the status say already that this very generation is on its way?
+fn is_under_way_since<K: Resource>(ready: &Condition, object: &K) -> bool {
+    is_under_way(&ready.reason) && ready.observed_generation == object.meta().generation
+}
+
+/// Puts a change of Ready on the object as an Event, where `kubectl describe` shows it. That workers run is only told when
+/// they did not before: steps on the way are not.
 pub async fn tell<K>(context: &Context, object: &K, before: Option<&[Condition]>, ready: Option<&Condition>)
 where
     K: Resource<DynamicType = ()>,
 {
     let Some(ready) = ready else { return };
-    let same = before
-        .into_iter()
-        .flatten()
-        .any(|it| it.type_ == ready.type_ && it.reason == ready.reason && it.status == ready.status);
-    if !same && ready.status != "Unknown" {
+    let was = before.into_iter().flatten().find(|it| it.type_ == ready.type_);
+    let same = was.is_some_and(|it| it.reason == ready.reason && it.status == ready.status);
+    let routine = ready.reason == "Running" && was.is_none_or(|it| is_under_way(&it.reason));
+    if !same && !routine && ready.status != "Unknown" && !is_under_way(&ready.reason) {
         context
             .cluster
             .tell(

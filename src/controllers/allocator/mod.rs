@@ -30,6 +30,8 @@ use crate::domain::book::{Share, Shares};
 const NODES_AT_ONCE: usize = 16;
 /// Changes that come within this time are planned together.
 const GATHER: Duration = Duration::from_millis(20);
+/// And within this, however large the fleet is.
+const GATHER_MOST: Duration = Duration::from_millis(500);
 /// It looks at everything again after this, whatever happened.
 const RESYNC: Duration = Duration::from_secs(10);
 
@@ -69,6 +71,7 @@ impl Trouble {
 pub async fn run(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: CancellationToken) {
     let mut newest = Newest::new();
     let mut trouble = Trouble::default();
+    let mut gather = GATHER;
     loop {
         beat(Loop::Allocator);
         tokio::select! {
@@ -76,13 +79,14 @@ pub async fn run(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: Cancella
             () = context.caches.changes.cards_changed.notified() => (),
             () = tokio::time::sleep_until(trouble.next()) => (),
         }
-        tokio::time::sleep(GATHER).await;
-        pass(&context, &mut newest, &mut trouble).await;
+        tokio::time::sleep(gather).await;
+        // The more there is to plan, the more changes one plan answers: planning takes a tenth of a core at most.
+        gather = (pass(&context, &mut newest, &mut trouble).await * 9).clamp(GATHER, GATHER_MOST);
     }
 }
 
-/// One pass.
-async fn pass(context: &Context, newest: &mut Newest, trouble: &mut Trouble) {
+/// One pass; how long it thought.
+async fn pass(context: &Context, newest: &mut Newest, trouble: &mut Trouble) -> Duration {
     let nodes = newest_nodes(context, newest);
     trouble.0.retain(|name, _| nodes.iter().any(|it| it.name_any() == *name));
     let matched = nodes::matched(&context.caches, &nodes);
@@ -98,6 +102,7 @@ async fn pass(context: &Context, newest: &mut Newest, trouble: &mut Trouble) {
         .collect()
         .await;
     note(adopted, newest, trouble);
+    let began_planning = Instant::now();
 
     let nodes = newest_nodes(context, newest);
     let taken = snapshot::take(&context.caches, &nodes, (context.now)());
@@ -114,6 +119,8 @@ async fn pass(context: &Context, newest: &mut Newest, trouble: &mut Trouble) {
         }
         new
     });
+
+    let thought = began_planning.elapsed();
 
     let by_name: HashMap<String, Arc<SlimNode>> = nodes.into_iter().map(|it| (it.name_any(), it)).collect();
     let moved: Vec<Written> = futures::stream::iter(planned.moves.iter().filter(|it| !trouble.has(&it.node)))
@@ -145,6 +152,7 @@ async fn pass(context: &Context, newest: &mut Newest, trouble: &mut Trouble) {
     for excess in &planned.excess {
         free_excess(context, excess).await;
     }
+    thought
 }
 
 /// The nodes as the watch shows them, or as we wrote them when that is newer.

@@ -208,14 +208,13 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     let applied = apply(context, &group, &mut found).await;
 
     let new = report::make_status(context, &group, &found);
-    let ready = new.conditions.iter().find(|it| it.type_ == "Ready").cloned();
-    let written = status::write(context, &*group, group.status.as_ref(), &new).await;
-    status::tell(context, &*group, group.status.as_ref().map(|it| it.conditions.as_slice()), ready.as_ref())
-        .await;
+    let wait =
+        status::report(context, contract, &*group, group.status.as_ref(), &new, |it| &it.conditions).await;
     applied?;
-    written?;
+    let wait = wait?;
     let draining = found.drains.values().any(|it| it.remaining > 0);
-    Ok(if draining || is_leaving(&*group) { Done::LookAgain(TICK) } else { Done::Settled })
+    let drain = (draining || is_leaving(&*group)).then_some(TICK);
+    Ok(wait.into_iter().chain(drain).min().map_or(Done::Settled, Done::LookAgain))
 }
 
 async fn apply(context: &Context, group: &DedicatedGroup, found: &mut Found) -> Result<(), Error> {
