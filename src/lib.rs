@@ -1,7 +1,8 @@
 //! Tenure: a Kubernetes operator that sells or shares out GPU capacity under four contracts.
 //!
 //! The map: `domain` decides and is pure; `api` is what users write and read; `cluster` talks to the API server;
-//! `controllers` are thin shells around `domain`; `app` wires a process. ARCHITECTURE.md says what must always hold.
+//! `controllers` are thin shells around `domain`; `gateway` serves requests; `link` is what operator and gateways say to each
+//! other; `app` wires a process. ARCHITECTURE.md says what must always hold.
 #![forbid(unsafe_code)]
 
 pub mod api;
@@ -10,3 +11,5 @@ pub mod cli;
 pub mod cluster;
 pub mod controllers;
 pub mod domain;
+pub mod gateway;
+pub mod link;

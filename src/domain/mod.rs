@@ -8,5 +8,6 @@ pub mod book;
 pub mod budget;
 pub mod fleet;
 pub mod machines;
+pub mod slots;
 pub mod units;
 pub mod workers;

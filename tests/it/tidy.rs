@@ -7,8 +7,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("api", &[]),
     ("cluster", &["api", "domain"]),
-    ("controllers", &["api", "cluster", "domain"]),
-    ("cli", &["api", "cluster", "domain"]),
+    ("controllers", &["api", "cluster", "domain", "link"]),
+    ("link", &["domain"]),
+    ("gateway", &["domain", "link"]),
+    ("cli", &["api", "cluster", "domain", "link"]),
 ];
 
 /// Folders that may name every layer: they wire.

@@ -1,0 +1,1 @@
+//! mTLS between our own processes.
