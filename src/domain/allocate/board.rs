@@ -389,6 +389,10 @@ fn give_back_surplus(slots: &mut [Slot<'_>], claims: &[&Claim]) {
         }
         let have: u32 = at.iter().map(|at| slots[*at].locked.get(&share)).sum();
         let mut surplus = have.saturating_sub(wanted);
+        // Where the cards are away nothing is decided: what is there too many waits for their return, and what is in place stays.
+        let away = at.iter().filter(|at| slots[**at].waiting);
+        surplus -= away.map(|at| slots[*at].locked.get(&share)).sum::<u32>().min(surplus);
+        at.retain(|at| !slots[*at].waiting);
         at.sort_by_key(|at| {
             (
                 slots[*at].node.in_use.by_share.get(&share),

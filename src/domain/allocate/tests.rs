@@ -458,6 +458,14 @@ fn pods_beyond_their_share_are_named_once_the_node_is_in_order() {
     assert_eq!(plan.excess, vec![Excess { node: "a".to_owned(), share: Share::Shared, cards: 1 }]);
 }
 
+#[test]
+fn a_pool_that_shrinks_keeps_what_is_in_place_while_other_cards_are_away() {
+    let away = Node { healthy: 0, ..with_shares("a", &[(resident("p"), 3), (Share::Shared, 5)]) };
+    let world = snapshot(vec![away, with_shares("b", &[(resident("p"), 8)])], vec![pool("p", 2)]);
+    let (_, after) = check(&world);
+    assert_eq!(placed(&after, &resident("p")), at(&[("a", 3), ("b", 2)]));
+}
+
 // Random fleets and contracts.
 
 fn any_claim(at: usize) -> impl Strategy<Value = Claim> {
