@@ -5,4 +5,12 @@
 //! is a line of the table in `refuse.rs`.
 
 pub mod admit;
+pub mod endpoint;
+pub mod leader;
+pub mod lines;
+pub mod peers;
+pub mod probe;
 pub mod refuse;
+#[cfg(test)]
+mod simulation;
+pub mod table;

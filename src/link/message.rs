@@ -4,6 +4,7 @@
 //! hears of a higher epoch, from whomever, obeys it at once: what a lower one granted from then on is void.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,21 @@ impl std::fmt::Display for EndpointKey {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(out, "{}/{}", self.namespace, self.name)
     }
+}
+
+/// The first message on a line to a gateway: who has connected.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum Greeting {
+    /// The leader. It leads since then, milliseconds since 1970: of two that both think they lead the later one counts.
+    Leader {
+        /// Since when.
+        since_ms: u64,
+    },
+    /// Another gateway, by the name of the replica.
+    Gateway {
+        /// Its name.
+        replica: String,
+    },
 }
 
 /// The leader to a gateway.
@@ -58,6 +74,8 @@ pub enum FromGateway {
         replica: String,
         /// The highest epoch that it has heard of: the leader's next ones are higher.
         epoch_seen: u64,
+        /// The endpoints that it owns, and since which epoch: a new leader leaves them where they are.
+        owned: Vec<(EndpointKey, u64)>,
     },
     /// What the endpoints that it owns have to do. Sent when it changes, and all of it every second.
     Demand(Vec<Demand>),
@@ -190,8 +208,8 @@ pub struct Worker {
     pub id: String,
     /// Its pod's name.
     pub name: String,
-    /// Where it listens, `IP:port`.
-    pub address: String,
+    /// Where it listens.
+    pub address: SocketAddr,
     /// It takes no new requests.
     pub closing: bool,
 }
@@ -199,13 +217,9 @@ pub struct Worker {
 /// A gateway to the owner of endpoints.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub enum ToOwner {
-    /// The first message.
-    Hello {
-        /// The replica's name.
-        replica: String,
-    },
     /// It accepts this owner: the requests of this endpoint that it has in workers, all of them, by worker. Before this it
-    /// may ask for no slot of the endpoint in this epoch.
+    /// may ask for no slot of the endpoint in this epoch. The owner takes it once on each line: later ones could lack a grant
+    /// that is on its way.
     Holds {
         /// The endpoint.
         endpoint: EndpointKey,
@@ -224,6 +238,8 @@ pub enum ToOwner {
         ticket: u64,
         /// How long it has waited already, milliseconds: that is its place in the queue.
         waited_ms: u64,
+        /// Another owner has let it in already.
+        again: bool,
     },
     /// The request no longer wants a slot. Crosses a grant perhaps; then the slot is given back by `Release`.
     Cancel {
@@ -238,6 +254,8 @@ pub enum ToOwner {
         endpoint: EndpointKey,
         /// The worker.
         worker: String,
+        /// The worker did not take the connection.
+        unreachable: bool,
     },
     /// The sender owns this endpoint, so that who has not heard it from the leader hears it too.
     Owns {
@@ -263,14 +281,22 @@ pub enum FromOwner {
         ticket: u64,
         /// The worker's id.
         worker: String,
+        /// Where it listens: the asking one may not have heard of it yet.
+        address: SocketAddr,
     },
     /// It may not.
     Refused {
+        /// The endpoint.
+        endpoint: EndpointKey,
+        /// The epoch in which it asked: that of an older question is no answer to a newer one.
+        epoch: u64,
         /// The request.
         ticket: u64,
         /// Why.
         why: NotGranted,
     },
+    /// The answer to a ping.
+    Pong,
 }
 
 /// Why a request gets no slot.
@@ -278,6 +304,11 @@ pub enum FromOwner {
 pub enum NotGranted {
     /// The queue is full, or all that is bought is in use.
     Full,
-    /// The asked one does not own the endpoint (any more, or yet): ask the owner.
-    NotOwner,
+    /// The asked one does not own the endpoint (any more, or yet), or has not been told what the asking one holds.
+    NotOwner {
+        /// The epoch that the asked one knows.
+        known: u64,
+    },
+    /// The endpoint does not serve.
+    NotServing(Serving),
 }
