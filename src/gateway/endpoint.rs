@@ -426,7 +426,11 @@ impl Endpoint {
                 let owns = ToOwner::Owns { endpoint: self.key.clone(), epoch: state.route.epoch };
                 self.shared.lines.ask(replica, owns);
             }
-            Role::Remote if state.route.owner == replica => self.introduce(&mut state, now_ms),
+            Role::Remote if state.route.owner == replica => {
+                // It may have been started anew and know less than it did.
+                state.confirmed = false;
+                self.introduce(&mut state, now_ms);
+            }
             Role::Remote => (),
         }
     }
