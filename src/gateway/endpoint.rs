@@ -173,7 +173,7 @@ impl Endpoint {
     /// A request wants a slot.
     pub fn acquire(self: &Arc<Self>, now_ms: u64) -> Admission {
         let mut state = self.state();
-        if let Some(reason) = not_serving(state.route.serving) {
+        if let Some(reason) = refuses(&state.route) {
             return Admission::Refused(reason);
         }
         state.last_ticket += 1;
@@ -281,7 +281,7 @@ impl Endpoint {
         }
         self.refresh(&mut state, &mut outbox);
         self.ask(&mut state, now_ms, true);
-        if let Some(reason) = not_serving(state.route.serving) {
+        if let Some(reason) = refuses(&state.route) {
             self.turn_away(&mut state, reason, &mut outbox);
         }
         drop(state);
@@ -411,6 +411,15 @@ impl Endpoint {
         }
     }
 
+    /// Is there anybody who hands out slots, and can be asked?
+    pub fn has_owner(&self) -> bool {
+        let state = self.state();
+        match state.role {
+            Role::Owner { .. } => true,
+            Role::Remote => self.shared.lines.out(&state.route.owner).is_some(),
+        }
+    }
+
     /// Does this gateway own the endpoint?
     pub fn is_mine(&self) -> bool {
         matches!(self.state().role, Role::Owner { .. })
@@ -487,7 +496,7 @@ impl Endpoint {
             }
             FromOwner::Refused { epoch, ticket, why: NotGranted::NotServing(serving), .. } if current(epoch) => {
                 if let Some(waiter) = state.waiters.remove(ticket) {
-                    let reason = not_serving(*serving).unwrap_or(Reason::Unavailable);
+                    let reason = not_serving(*serving, false).unwrap_or(Reason::Unavailable);
                     outbox.push((waiter.to, Err(reason)));
                 }
             }
@@ -521,7 +530,7 @@ impl Endpoint {
     pub fn asked(self: &Arc<Self>, holder: &Holder, message: &ToOwner, now_ms: u64) {
         let mut outbox = Outbox::new();
         let mut state = self.state();
-        let (own_epoch, serving) = (state.route.epoch, state.route.serving);
+        let (own_epoch, serving, refuses) = (state.route.epoch, state.route.serving, refuses(&state.route).is_some());
         let not_owner = NotGranted::NotOwner { known: own_epoch };
         let Role::Owner { slots, introduced, .. } = &mut state.role else {
             if let ToOwner::Acquire { epoch, ticket, .. } = message {
@@ -543,7 +552,7 @@ impl Endpoint {
                 self.refuse(holder, *epoch, *ticket, not_owner);
                 Vec::new()
             }
-            ToOwner::Acquire { ticket, .. } if serving != Serving::Yes => {
+            ToOwner::Acquire { ticket, .. } if refuses => {
                 self.refuse(holder, own_epoch, *ticket, NotGranted::NotServing(serving));
                 Vec::new()
             }
@@ -722,15 +731,21 @@ impl Endpoint {
     }
 }
 
-/// Why a request is refused as long as the endpoint is like that.
-fn not_serving(serving: Serving) -> Option<Reason> {
+/// Why a request is refused as long as the endpoint is like that. Without a card for another worker, it still serves with
+/// those that it has.
+fn not_serving(serving: Serving, has_workers: bool) -> Option<Reason> {
     match serving {
-        Serving::Yes => None,
         Serving::Stopped => Some(Reason::Stopped),
         Serving::Unavailable => Some(Reason::Unavailable),
-        Serving::NoCard => Some(Reason::NoCard),
-        Serving::Crashing => Some(Reason::Crashing),
+        Serving::NoCard if !has_workers => Some(Reason::NoCard),
+        Serving::Crashing if !has_workers => Some(Reason::Crashing),
+        Serving::Yes | Serving::NoCard | Serving::Crashing => None,
     }
+}
+
+/// Why a route refuses requests.
+fn refuses(route: &Route) -> Option<Reason> {
+    not_serving(route.serving, !route.workers.is_empty())
 }
 
 fn address_of(route: &Route, worker: &str) -> Option<SocketAddr> {

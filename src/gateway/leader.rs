@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::peers::{self, in_time, next};
-use super::table::Gateway;
+use super::table::Endpoints;
 use crate::link::frame;
 use crate::link::message::{Demand, FromGateway, Greeting, ToGateway};
 use crate::link::tls::Identity;
@@ -22,7 +22,7 @@ const GATHER: Duration = Duration::from_millis(10);
 
 /// The lines that come in: the leader's, and those of other gateways.
 pub struct Listener {
-    gateway: Arc<Gateway>,
+    gateway: Arc<Endpoints>,
     identity: Identity,
     /// The leader that has a line: since when it leads, and what ends its line.
     leader: Mutex<Option<(u64, CancellationToken)>>,
@@ -32,7 +32,7 @@ pub struct Listener {
 
 impl Listener {
     /// For this gateway.
-    pub fn new(gateway: Arc<Gateway>, identity: Identity, leaving: CancellationToken) -> Arc<Listener> {
+    pub fn new(gateway: Arc<Endpoints>, identity: Identity, leaving: CancellationToken) -> Arc<Listener> {
         Arc::new(Listener { gateway, identity, leader: Mutex::default(), leaving })
     }
 
@@ -104,7 +104,7 @@ impl Listener {
 
 /// Reports what endpoints have to do.
 async fn report(
-    gateway: &Gateway,
+    gateway: &Endpoints,
     to: &mut (impl AsyncWrite + Unpin),
     leaving: &CancellationToken,
 ) -> io::Result<()> {

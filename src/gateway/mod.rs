@@ -5,6 +5,7 @@
 //! is a line of the table in `refuse.rs`.
 
 pub mod admit;
+pub mod disk;
 pub mod endpoint;
 pub mod leader;
 pub mod lines;

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use super::table::Gateway;
+use super::table::Endpoints;
 use crate::domain::slots::Holder;
 use crate::link::frame;
 use crate::link::message::{EndpointKey, FromOwner, Greeting, NotGranted, ToOwner};
@@ -28,7 +28,7 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(5);
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Keeps a line to every other gateway, for ever.
-pub async fn keep_lines(gateway: Arc<Gateway>, identity: Identity) {
+pub async fn keep_lines(gateway: Arc<Endpoints>, identity: Identity) {
     let mut replicas = gateway.replicas();
     let mut lines: HashMap<String, (String, AbortHandle)> = HashMap::new();
     loop {
@@ -52,7 +52,7 @@ pub async fn keep_lines(gateway: Arc<Gateway>, identity: Identity) {
     }
 }
 
-async fn keep_line(gateway: Arc<Gateway>, identity: Identity, replica: String, address: String) {
+async fn keep_line(gateway: Arc<Endpoints>, identity: Identity, replica: String, address: String) {
     let mut wait = RETRY.0;
     loop {
         match in_time(identity.connect(&address)).await {
@@ -73,7 +73,7 @@ async fn keep_line(gateway: Arc<Gateway>, identity: Identity, replica: String, a
 
 /// Closes a line out when it ends, also when its task is aborted.
 struct Out<'a> {
-    gateway: &'a Gateway,
+    gateway: &'a Endpoints,
     replica: &'a str,
     number: u64,
 }
@@ -85,7 +85,7 @@ impl Drop for Out<'_> {
 }
 
 /// Asks the gateway at the other end, until the line is down.
-pub async fn line<S>(gateway: &Gateway, stream: S, replica: &str) -> io::Result<()>
+pub async fn line<S>(gateway: &Endpoints, stream: S, replica: &str) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite,
 {
@@ -124,7 +124,7 @@ where
 }
 
 /// Answers the gateway at the other end, until the line is down; what it holds is given back when it stays away.
-pub async fn serve<S>(gateway: Arc<Gateway>, stream: S, replica: String) -> io::Result<()>
+pub async fn serve<S>(gateway: Arc<Endpoints>, stream: S, replica: String) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite,
 {
@@ -161,7 +161,7 @@ where
     ended
 }
 
-fn asked(gateway: &Gateway, holder: &Holder, message: &ToOwner) {
+fn asked(gateway: &Endpoints, holder: &Holder, message: &ToOwner) {
     let now_ms = gateway.now_ms();
     let find = |key: &EndpointKey| gateway.find(key);
     match message {
@@ -234,7 +234,7 @@ async fn speak<T: Serialize>(
 }
 
 /// Forgets gateways that a new owner waits for and that don't come, for ever.
-pub async fn forget_absent(gateway: Arc<Gateway>) {
+pub async fn forget_absent(gateway: Arc<Endpoints>) {
     let silence_ms = u64::try_from(SILENCE_MAX.as_millis()).unwrap_or(u64::MAX);
     loop {
         tokio::time::sleep(Duration::from_millis(250)).await;

@@ -11,8 +11,8 @@ use super::probe;
 use crate::domain::slots::Holder;
 use crate::link::message::{EndpointKey, Route, Table, ToGateway};
 
-/// What this gateway knows.
-pub struct Gateway {
+/// The endpoints.
+pub struct Endpoints {
     /// What all endpoints share.
     pub shared: Arc<Shared>,
     started: Instant,
@@ -23,10 +23,10 @@ pub struct Gateway {
     version: watch::Sender<u64>,
 }
 
-impl Gateway {
-    /// A gateway of this name that knows nothing yet.
-    pub fn new(replica: &str) -> Arc<Gateway> {
-        Arc::new(Gateway {
+impl Endpoints {
+    /// For a gateway of this name that knows nothing yet.
+    pub fn new(replica: &str) -> Arc<Endpoints> {
+        Arc::new(Endpoints {
             shared: Shared::new(replica),
             started: Instant::now(),
             endpoints: RwLock::default(),
