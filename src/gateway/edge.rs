@@ -92,6 +92,8 @@ pub struct Edge<S> {
     good_read: usize,
     /// hyper gets no more.
     ended: bool,
+    /// The last that it gets is our own request.
+    is_refused: bool,
     /// Since when the client has let us wait: for a piece of a body, the rest of a head, or a request.
     waits_since: Option<Instant>,
     writes_since: Option<Instant>,
@@ -112,6 +114,7 @@ impl<S> Edge<S> {
             good: Vec::new(),
             good_read: 0,
             ended: false,
+            is_refused: false,
             waits_since: None,
             writes_since: None,
             alarm: Alarm::new(),
@@ -160,6 +163,7 @@ impl<S> Edge<S> {
 
     fn refuse(&mut self, reason: Reason) {
         self.end(reason);
+        self.is_refused = true;
         self.good.extend_from_slice(REFUSED_REQUEST);
     }
 
@@ -258,6 +262,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Edge<S> {
                     this.good_read = 0;
                 }
                 return Poll::Ready(Ok(()));
+            }
+            if this.is_refused {
+                // The end comes with our answer. hyper would take an end that it reads here for the client's leaving.
+                return Poll::Pending;
             }
             if this.ended || buffer.remaining() == 0 {
                 return Poll::Ready(Ok(()));

@@ -82,6 +82,8 @@ pub struct Exchange {
     answer: Option<Incoming>,
     upload: Option<Arc<Progress>>,
     upload_pieces: u32,
+    /// Why it breaks off, when the client has got what came before.
+    broken: Option<Broken>,
     moved: Instant,
     clocks: Clocks,
     pool: Arc<Pool>,
@@ -99,6 +101,7 @@ impl Exchange {
         let mut exchange = Box::new(Exchange {
             upload: request.body().progress(),
             upload_pieces: 0,
+            broken: None,
             line: Some(line),
             slot: Some(slot),
             answer: None,
@@ -272,6 +275,9 @@ impl Body for Exchange {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if let Some(broken) = self.broken.take() {
+            return Poll::Ready(Some(Err(broken)));
+        }
         let mut frame = self.poll_answer(context);
         if frame.is_pending() {
             self.drive(context);
@@ -281,7 +287,12 @@ impl Body for Exchange {
             Poll::Pending => {
                 self.poll_clocks(context).map(|reason| Some(Err(Broken::Clock(reason))))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(Some(Err(error))) => {
+                // hyper throws away what it has not written when a body breaks; when we let it wait it writes.
+                self.broken = Some(error.into());
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
             Poll::Ready(Some(Ok(frame))) => {
                 self.moved = Instant::now();
                 if self.answer.as_ref().is_some_and(Body::is_end_stream) {

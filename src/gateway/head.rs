@@ -151,7 +151,8 @@ impl Checker {
     fn head(&mut self, rest: &[u8], after_blank: bool) -> Result<Option<usize>, Reason> {
         match rest {
             [] | [b'\r'] => return Ok(None),
-            [b'\r', b'\n', ..] if !after_blank => {
+            [b'\r', b'\n', ..] if after_blank => return Err(Reason::BadRequest),
+            [b'\r', b'\n', ..] => {
                 self.state = State::Head { after_blank: true };
                 return Ok(Some(2));
             }

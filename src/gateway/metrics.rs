@@ -147,7 +147,7 @@ mod tests {
         let family = families.iter().find(|it| it.name() == "tenure_gateway_requests_total");
         let line = |it: &prometheus::proto::Metric| {
             let labels: Vec<_> = it.get_label().iter().map(prometheus::proto::LabelPair::value).collect();
-            format!("{} {}", labels.join(" "), it.get_counter().value())
+            format!("{} {}", labels.join(" "), it.get_counter().get_value())
         };
         family.map(|it| it.get_metric().iter().map(line).collect()).unwrap_or_default()
     }

@@ -21,3 +21,8 @@ pub fn route() -> Route {
         workers: Vec::new(),
     }
 }
+
+mod hostile;
+mod requests;
+mod slots;
+mod world;
