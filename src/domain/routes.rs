@@ -123,7 +123,9 @@ mod tests {
 
     #[test]
     fn other_hosts_leave_it_to_the_path() {
-        for host in ["gpu.example.com", "10.0.0.1:80", "[::1]:80", "evilgpu.example.com", "a.b.c.gpu.example.com"] {
+        for host in
+            ["gpu.example.com", "10.0.0.1:80", "[::1]:80", "evilgpu.example.com", "a.b.c.gpu.example.com"]
+        {
             check(host, "/rp/chat/v1/models", "rp/chat 8");
         }
         check("", "/rp/chat/", "rp/chat 8");

@@ -126,7 +126,12 @@ impl<S> Edge<S> {
     }
 
     /// An HTTP/2 connection, which has framing of its own: nothing is checked here.
-    pub fn pass_through(stream: S, read: Vec<u8>, connection: Arc<Connection>, limits: Arc<Limits>) -> Edge<S> {
+    pub fn pass_through(
+        stream: S,
+        read: Vec<u8>,
+        connection: Arc<Connection>,
+        limits: Arc<Limits>,
+    ) -> Edge<S> {
         let mut edge = Edge::new(stream, Vec::new(), connection, limits);
         edge.checker.pass_through();
         edge.good = read;
@@ -289,11 +294,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Edge<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Edge<S> {
     /// A client that takes nothing of what we write for too long is cut off: its answer holds a slot.
-    fn written<T>(
-        &mut self,
-        context: &mut Context<'_>,
-        result: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
+    fn written<T>(&mut self, context: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if result.is_ready() {
             self.writes_since = None;
             return result;

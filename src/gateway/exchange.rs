@@ -127,7 +127,11 @@ impl Exchange {
                 (_, slot) => {
                     exchange.slot = slot;
                     tracing::debug!(error = %error.error(), "a worker broke off");
-                    Sent::Failed(if exchange.client_broke() { Reason::BadRequest } else { Reason::WorkerBroke })
+                    Sent::Failed(if exchange.client_broke() {
+                        Reason::BadRequest
+                    } else {
+                        Reason::WorkerBroke
+                    })
                 }
             },
             Err(reason) => Sent::Failed(reason),
@@ -284,9 +288,7 @@ impl Body for Exchange {
             frame = self.poll_answer(context);
         }
         match frame {
-            Poll::Pending => {
-                self.poll_clocks(context).map(|reason| Some(Err(Broken::Clock(reason))))
-            }
+            Poll::Pending => self.poll_clocks(context).map(|reason| Some(Err(Broken::Clock(reason)))),
             Poll::Ready(Some(Err(error))) => {
                 // hyper throws away what it has not written when a body breaks; when we let it wait it writes.
                 self.broken = Some(error.into());

@@ -44,10 +44,8 @@ pub fn pack(
         Version::HTTP_2 if is_grpc(&parts.headers) => Protocol::Http2,
         _ => Protocol::Http1,
     };
-    let upgrade = match headers::wants_upgrade(&parts.headers, parts.version) {
-        true => headers::upgrade(&parts.headers),
-        false => None,
-    };
+    let wants = headers::wants_upgrade(&parts.headers, parts.version);
+    let upgrade = if wants { headers::upgrade(&parts.headers) } else { None };
     let switch = upgrade.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
     parts.extensions.clear();
     let (prefix, path) = split_path(&parts.uri, prefix)?;
@@ -108,7 +106,9 @@ pub async fn forward<B: Backend>(
                 slot.unreachable();
                 request = unsent;
             }
-            Sent::Failed(Reason::BadRequest) => return Err(connection.violation().unwrap_or(Reason::BadRequest)),
+            Sent::Failed(Reason::BadRequest) => {
+                return Err(connection.violation().unwrap_or(Reason::BadRequest));
+            }
             Sent::Failed(reason) => return Err(reason),
         }
     }

@@ -116,14 +116,9 @@ impl Checker {
     fn step(&mut self, rest: &[u8]) -> Result<Option<usize>, Reason> {
         match self.state {
             State::Head { after_blank } => self.head(rest, after_blank),
-            State::Body(left) => Ok(take(left, rest).map(|step| {
-                let left = left - step as u64;
-                if left == 0 {
-                    self.ended();
-                } else {
-                    self.state = State::Body(left);
-                }
-                step
+            State::Body(left) => Ok(take(left, rest).inspect(|step| match left - *step as u64 {
+                0 => self.ended(),
+                left => self.state = State::Body(left),
             })),
             State::ChunkSize => {
                 let Some(line) = line(rest, MOST_CHUNK_LINE_BYTES)? else { return Ok(None) };
@@ -199,7 +194,11 @@ impl Checker {
                 b'\n' if at == 0 || rest[at - 1] != b'\r' => return Err(Reason::BadRequest),
                 b'\n' if at >= 3 && rest[at - 3..at] == *b"\r\n\r" => {
                     self.scanned = 0;
-                    return if at < self.most_head_bytes { Ok(Some(at + 1)) } else { Err(Reason::HeadTooLarge) };
+                    return if at < self.most_head_bytes {
+                        Ok(Some(at + 1))
+                    } else {
+                        Err(Reason::HeadTooLarge)
+                    };
                 }
                 b'\n' | b'\t' | b' '..=b'~' | 0x80.. => (),
                 b'\r' if rest.get(at + 1).is_none_or(|it| *it == b'\n') => (),
@@ -308,9 +307,8 @@ fn fields<'a>(headers: &[httparse::Header<'a>]) -> Result<Fields<'a>, Reason> {
 fn check_target(method: &str, path: &str, version: u8, host: Option<&[u8]>) -> Result<(), Reason> {
     let host = match host {
         Some(host) if is_host(host) => Some(host),
-        Some(_) => return Err(Reason::BadRequest),
         None if version == 0 => None,
-        None => return Err(Reason::BadRequest),
+        Some(_) | None => return Err(Reason::BadRequest),
     };
     if method == "CONNECT" || path.contains('#') {
         return Err(Reason::BadRequest);
@@ -389,8 +387,7 @@ mod tests {
     fn good_streams_pass_whole() {
         let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
-        let chunked =
-            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;x=\"y\"\r\nabc\r\n0A\r\n0123456789\r\n0\r\n\r\n";
+        let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;x=\"y\"\r\nabc\r\n0A\r\n0123456789\r\n0\r\n\r\n";
         let trailers = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\nx: y\r\n\r\n";
         let absolute = "GET http://A:80/x HTTP/1.1\r\nHost: a:80\r\n\r\n";
         let old = "GET / HTTP/1.0\r\n\r\n";

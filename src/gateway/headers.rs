@@ -22,6 +22,16 @@ const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix
 /// Names a request in everybody's logs.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+const HOP_BY_HOP: [HeaderName; 7] = [
+    TRANSFER_ENCODING,
+    UPGRADE,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    HTTP2_SETTINGS,
+];
+
 /// Names for requests that have none: random at the start, counted from then on.
 pub struct RequestIds {
     start: u64,
@@ -42,10 +52,10 @@ impl RequestIds {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut text = [0; 32];
-        for (half, number) in text.chunks_exact_mut(16).zip([self.start, number]) {
-            for (digit, shift) in half.iter_mut().zip((0..64).step_by(4).rev()) {
-                *digit = DIGITS[usize::from((number >> shift) as u8 & 15)];
-            }
+        let bytes = self.start.to_be_bytes().into_iter().chain(number.to_be_bytes());
+        for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
         }
         HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0"))
     }
@@ -59,7 +69,8 @@ pub fn wants_upgrade(headers: &HeaderMap, version: http::Version) -> bool {
 /// The protocol that a request asks for and that the worker may be asked for. HTTP/2 is not: we speak it ourselves.
 pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let protocol = headers.get(UPGRADE)?;
-    let asked = headers.get_all(CONNECTION).iter().any(|it| tokens(it).any(|it| it.eq_ignore_ascii_case("upgrade")));
+    let asked =
+        headers.get_all(CONNECTION).iter().any(|it| tokens(it).any(|it| it.eq_ignore_ascii_case("upgrade")));
     (asked && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then(|| protocol.clone())
 }
 
@@ -84,16 +95,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.get(TE).is_some_and(|it| !it.as_bytes().eq_ignore_ascii_case(b"trailers")) {
         headers.remove(TE);
     }
-    const ALL: [HeaderName; 7] = [
-        TRANSFER_ENCODING,
-        UPGRADE,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        HTTP2_SETTINGS,
-    ];
-    for name in &ALL {
+    for name in &HOP_BY_HOP {
         headers.remove(name);
     }
 }
@@ -108,7 +110,8 @@ pub fn to_worker(
 ) {
     strip_hop_by_hop(headers);
     headers.remove(EXPECT);
-    let ours = |it: &&HeaderName| it.as_str().starts_with("tenure-") || it.as_str().starts_with("x-forwarded-");
+    let ours =
+        |it: &&HeaderName| it.as_str().starts_with("tenure-") || it.as_str().starts_with("x-forwarded-");
     let ours: Vec<HeaderName> = headers.keys().filter(ours).cloned().collect();
     for name in ours {
         headers.remove(name);
@@ -178,7 +181,10 @@ mod tests {
         check(&["x-request-id: mine"], &["x-request-id: mine"]);
         check(&["x-forwarded-for: 1.1.1.1", "x-forwarded-for: 2.2.2.2", "x-forwarded-port: 1"], &[]);
         check(&["forwarded: for=evil", "tenure-slot: 1", "expect: 100-continue"], &[]);
-        check(&["connection: close, X-Hop,host, content-length", "x-hop: 1", "content-length: 3"], &["content-length: 3"]);
+        check(
+            &["connection: close, X-Hop,host, content-length", "x-hop: 1", "content-length: 3"],
+            &["content-length: 3"],
+        );
         check(&["keep-alive: 5", "proxy-connection: x", "transfer-encoding: chunked", "upgrade: x"], &[]);
         check(&["te: trailers", "trailer: x"], &["te: trailers", "trailer: x"]);
         check(&["te: gzip"], &[]);

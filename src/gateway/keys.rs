@@ -49,7 +49,12 @@ impl Rate {
 impl Rates {
     /// May this request call this endpoint? Takes the gateway's key out of its headers. If not: why, and when to come back,
     /// seconds.
-    pub fn check(&self, route: &Route, headers: &mut HeaderMap, now_ns: u64) -> Result<(), (Reason, Option<u32>)> {
+    pub fn check(
+        &self,
+        route: &Route,
+        headers: &mut HeaderMap,
+        now_ns: u64,
+    ) -> Result<(), (Reason, Option<u32>)> {
         let Some(keys) = &route.keys else { return Ok(()) };
         let bearer = headers.get(AUTHORIZATION).and_then(|it| bearer(it.as_bytes()));
         let key = match bearer.and_then(|it| find(keys, it)) {
@@ -169,7 +174,11 @@ pub(super) mod tests {
         assert_eq!(rate.take(7, 4), Err(SECOND_NS / 4), "the fifth waits for the first's place");
         assert_eq!(rate.take(7 + SECOND_NS / 4, 4), Ok(()));
         assert!(rate.take(7 + SECOND_NS / 4, 4).is_err());
-        assert_eq!(rate.take(7 + 10 * SECOND_NS, 4), Ok(()), "what was not used for long is no more than full");
+        assert_eq!(
+            rate.take(7 + 10 * SECOND_NS, 4),
+            Ok(()),
+            "what was not used for long is no more than full"
+        );
     }
 
     #[test]

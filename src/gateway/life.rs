@@ -109,9 +109,7 @@ fn find_endpoint<B>(
 ) -> Result<(EndpointKey, usize), Reason> {
     let host = host.and_then(|it| it.to_str().ok()).unwrap_or_default();
     match target(&gateway.domain, host, path) {
-        Ok(found) => {
-            Ok((EndpointKey { namespace: found.namespace, name: found.endpoint }, found.prefix))
-        }
+        Ok(found) => Ok((EndpointKey { namespace: found.namespace, name: found.endpoint }, found.prefix)),
         Err(NoTarget::Unknown) => Err(Reason::Unknown),
         Err(NoTarget::Ambiguous) => Err(Reason::BadPath),
     }
@@ -120,11 +118,10 @@ fn find_endpoint<B>(
 /// An endpoint without a card, or whose workers crash, still answers with the workers it has.
 fn serves(route: &Route) -> Result<(), Reason> {
     match route.serving {
-        Serving::Yes => Ok(()),
         Serving::Stopped => Err(Reason::Stopped),
         Serving::Unavailable => Err(Reason::Unavailable),
         Serving::NoCard if route.workers.is_empty() => Err(Reason::NoCard),
         Serving::Crashing if route.workers.is_empty() => Err(Reason::Crashing),
-        Serving::NoCard | Serving::Crashing => Ok(()),
+        Serving::Yes | Serving::NoCard | Serving::Crashing => Ok(()),
     }
 }

@@ -42,12 +42,13 @@ pub struct Line {
 }
 
 /// The protocol's part of a connection.
+#[allow(clippy::large_enum_variant, reason = "it lies in the one box of its line, and nearly all are HTTP/1")]
 pub enum Voice {
     /// Driven by the request on it.
     Http1 {
         /// Takes requests.
         sender: http1::SendRequest<Upload>,
-        /// Moves bytes when polled; `None` when it has ended.
+        /// Moves bytes when polled.
         driver: http1::Connection<TokioIo<TcpStream>, Upload>,
         /// It moves no more.
         ended: bool,
@@ -90,8 +91,11 @@ impl Line {
 /// The connections that wait for a request.
 pub struct Pool {
     limits: Arc<Limits>,
-    idle: Mutex<HashMap<(Arc<str>, Protocol), Vec<Box<Line>>>>,
+    idle: Mutex<HashMap<Place, Vec<Box<Line>>>>,
 }
+
+/// Connections to a worker's id, since addresses come back with other pods behind them.
+type Place = (Arc<str>, Protocol);
 
 impl Pool {
     /// No connections.
@@ -148,7 +152,8 @@ impl Pool {
             Protocol::Http1 => {
                 let mut builder = http1::Builder::new();
                 builder.max_buf_size(self.limits.buffer_bytes);
-                let (sender, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+                let (sender, driver) =
+                    builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
                 Voice::Http1 { sender, driver, ended: false }
             }
             Protocol::Http2 => http2_voice(stream, &self.limits).await.map_err(io::Error::other)?,

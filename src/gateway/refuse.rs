@@ -222,7 +222,11 @@ mod tests {
             assert_eq!(reason as usize, at, "ALL is in order");
             let row = reason.row();
             assert!(row.code.bytes().all(|it| it.is_ascii_lowercase() || it == b'-'), "{}", row.code);
-            assert!(!row.message.contains(['"', '\\', '%']), "{}: goes into JSON and grpc-message as it is", row.code);
+            assert!(
+                !row.message.contains(['"', '\\', '%']),
+                "{}: goes into JSON and grpc-message as it is",
+                row.code
+            );
             let plain = answer(reason, Style::Plain, None);
             let value: serde_json::Value = serde_json::from_slice(plain.body()).unwrap();
             assert_eq!(value["reason"], row.code);

@@ -137,7 +137,8 @@ async fn what_was_pipelined_before_a_bad_request_is_answered_in_order() {
     let mut client = world.client().await;
     client.say(&format!("{GOOD}{GOOD}GET / HTTP/1.1\r\n\r\n{GOOD}")).await;
     let answers = client.hear_all().await;
-    let statuses: Vec<_> = answers.match_indices("HTTP/1.1 ").map(|(at, _)| &answers[at + 9..at + 12]).collect();
+    let statuses: Vec<_> =
+        answers.match_indices("HTTP/1.1 ").map(|(at, _)| &answers[at + 9..at + 12]).collect();
     assert_eq!(statuses, ["200", "200", "400"]);
     assert_eq!(heads.lock().unwrap().len(), 2);
 }
@@ -150,7 +151,8 @@ async fn a_request_behind_an_upgrade_that_is_not_granted_is_checked_too() {
     let mut client = world.client().await;
     client.say(&format!("{upgrade}{GOOD}GET / HTTP/1.1\r\nHost: a\nHost: b\r\n\r\n")).await;
     let answers = client.hear_all().await;
-    let statuses: Vec<_> = answers.match_indices("HTTP/1.1 ").map(|(at, _)| &answers[at + 9..at + 12]).collect();
+    let statuses: Vec<_> =
+        answers.match_indices("HTTP/1.1 ").map(|(at, _)| &answers[at + 9..at + 12]).collect();
     assert_eq!(statuses, ["200", "200", "400"]);
     assert_eq!(heads.lock().unwrap().len(), 2);
 }

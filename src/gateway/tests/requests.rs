@@ -21,8 +21,7 @@ use crate::gateway::tests::world::{Talk, World, counting, soon, worker};
 use crate::link::message::{Route, Serving};
 
 const GET: &str = "GET /v1/models?a=b HTTP/1.1\r\nHost: chat.rp.gpu.test\r\n\r\n";
-const CHUNKED: &str =
-    "POST / HTTP/1.1\r\nHost: chat.rp.gpu.test\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nTrailer: x-sum\r\n\r\n";
+const CHUNKED: &str = "POST / HTTP/1.1\r\nHost: chat.rp.gpu.test\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nTrailer: x-sum\r\n\r\n";
 
 #[tokio::test]
 async fn one_connection_carries_many_requests_over_one_connection_to_the_worker() {
@@ -36,7 +35,11 @@ async fn one_connection_carries_many_requests_over_one_connection_to_the_worker(
     }
     let heads = heads.lock().unwrap();
     assert_eq!(heads.len(), 3);
-    assert!(heads[0].starts_with("GET /v1/models?a=b HTTP/1.1\r\nhost: chat.rp.gpu.test\r\n"), "{}", heads[0]);
+    assert!(
+        heads[0].starts_with("GET /v1/models?a=b HTTP/1.1\r\nhost: chat.rp.gpu.test\r\n"),
+        "{}",
+        heads[0]
+    );
     assert!(heads[0].contains("x-forwarded-for: 127.0.0.1\r\n"), "{}", heads[0]);
 }
 
@@ -85,7 +88,8 @@ async fn chunks_stream_both_ways_and_trailers_follow() {
     let address = worker(|mut talk| async move {
         talk.hear("\r\n\r\n").await;
         talk.hear("3\r\none\r\n").await;
-        talk.say("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-done\r\n\r\n3\r\neno\r\n").await;
+        talk.say("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-done\r\n\r\n3\r\neno\r\n")
+            .await;
         talk.hear("3\r\ntwo\r\n").await;
         let end = talk.hear("\r\n\r\n").await;
         assert!(end.contains("x-sum: 6"), "{end}");
@@ -152,8 +156,14 @@ async fn a_body_is_asked_for_only_when_it_is_wanted() {
 async fn an_upgrade_is_a_tunnel_and_its_slot_lives_until_both_ends_are_closed() {
     let address = worker(|mut talk| async move {
         let head = talk.hear("\r\n\r\n").await;
-        assert!(head.contains("upgrade: websocket\r\n") && head.contains("connection: upgrade\r\n"), "{head}");
-        talk.say("HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\nearly\n").await;
+        assert!(
+            head.contains("upgrade: websocket\r\n") && head.contains("connection: upgrade\r\n"),
+            "{head}"
+        );
+        talk.say(
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\nearly\n",
+        )
+        .await;
         let line = talk.hear("\n").await;
         talk.say(&format!("echo {line}")).await;
         assert_eq!(talk.hear_all().await, "");
@@ -281,7 +291,9 @@ async fn a_stop_cuts_what_does_not_end() {
     soon("the end", world.serving).await.unwrap();
 }
 
-async fn http2_client<S>(stream: S) -> http2::SendRequest<http_body_util::combinators::BoxBody<Bytes, hyper::Error>>
+async fn http2_client<S>(
+    stream: S,
+) -> http2::SendRequest<http_body_util::combinators::BoxBody<Bytes, hyper::Error>>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
@@ -346,7 +358,10 @@ async fn grpc_goes_through_with_its_trailers() {
     }
     let request = Request::post("http://nobody.rp.gpu.test/x").header("content-type", "application/grpc");
     let response = soon("an answer", sender.send_request(request.body(empty()).unwrap())).await.unwrap();
-    assert_eq!((response.status().as_u16(), &response.headers()["grpc-status"]), (200, &"12".parse().unwrap()));
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["grpc-status"]),
+        (200, &"12".parse().unwrap())
+    );
 }
 
 #[tokio::test]
@@ -365,7 +380,8 @@ async fn tls_speaks_what_the_client_asks_for_and_follows_its_files() {
     let (address, _) = counting().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
-    let world = World::on(&[address], route(), Limits::default(), Listener::Tls(listener, loaded.clone()), at);
+    let world =
+        World::on(&[address], route(), Limits::default(), Listener::Tls(listener, loaded.clone()), at);
 
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(include_bytes!("tls.crt")).unwrap()).unwrap();

@@ -122,7 +122,13 @@ impl World {
         World::on(workers, route, limits, Listener::Plain(listener), address)
     }
 
-    pub fn on(workers: &[SocketAddr], route: Route, limits: Limits, on: Listener, address: SocketAddr) -> World {
+    pub fn on(
+        workers: &[SocketAddr],
+        route: Route,
+        limits: Limits,
+        on: Listener,
+        address: SocketAddr,
+    ) -> World {
         let mut slots = Slots::new(route.concurrency, Limit::Queue(10), BTreeSet::new());
         let names = |at: usize| Arc::<str>::from(format!("w{at}"));
         let open: Vec<_> = (0..workers.len()).map(|at| (names(at), true)).collect();
