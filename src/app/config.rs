@@ -1,6 +1,7 @@
 //! Command line and environment, read once.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -21,6 +22,8 @@ pub struct Options {
 pub enum Command {
     /// Runs the controllers. Several may run: one leads.
     Operator(OperatorOptions),
+    /// Serves the requests of all endpoints. Several may run: each endpoint's slots are handed out by one of them.
+    Gateway(Box<GatewayOptions>),
     /// Prints the CustomResourceDefinitions.
     Crds(CrdsOptions),
 }
@@ -40,6 +43,59 @@ pub struct OperatorOptions {
     /// Where /healthz, /readyz and /metrics are served.
     #[arg(long, env = "TENURE_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
+    /// How logs are written. RUST_LOG filters them.
+    #[arg(long, env = "TENURE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// Options of `tenure gateway`.
+#[derive(Args, Debug)]
+pub struct GatewayOptions {
+    /// This gateway among all of them: unique, and the same after a restart. Absent: the host's name.
+    #[arg(long, env = "TENURE_REPLICA")]
+    pub replica: Option<String>,
+    /// Endpoints are called at ENDPOINT.NAMESPACE.DOMAIN, or at /NAMESPACE/ENDPOINT/ of any other host.
+    #[arg(long, env = "TENURE_DOMAIN")]
+    pub domain: String,
+    /// Where requests come in: HTTP/1.1, and HTTP/2 by prior knowledge.
+    #[arg(long, env = "TENURE_LISTEN", default_value = "127.0.0.1:8000")]
+    pub listen: SocketAddr,
+    /// The same with TLS.
+    #[arg(long, env = "TENURE_LISTEN_TLS", requires_all = ["certificate", "key"])]
+    pub listen_tls: Option<SocketAddr>,
+    /// The certificate that clients see, PEM; read again when it changes.
+    #[arg(long, env = "TENURE_CERTIFICATE")]
+    pub certificate: Option<PathBuf>,
+    /// Its key, PEM.
+    #[arg(long, env = "TENURE_KEY")]
+    pub key: Option<PathBuf>,
+    /// Where the leader and other gateways come in, by mTLS.
+    #[arg(long, env = "TENURE_LINK_LISTEN", default_value = "127.0.0.1:8001")]
+    pub link_listen: SocketAddr,
+    /// The certificate that they know this gateway by, PEM, for the name `tenure-gateway`.
+    #[arg(long, env = "TENURE_LINK_CERTIFICATE")]
+    pub link_certificate: PathBuf,
+    /// Its key, PEM.
+    #[arg(long, env = "TENURE_LINK_KEY")]
+    pub link_key: PathBuf,
+    /// Who signs the certificates of operators and gateways, PEM.
+    #[arg(long, env = "TENURE_LINK_CA")]
+    pub link_ca: PathBuf,
+    /// Where the last table is kept. Absent: a gateway that is started while nobody leads serves nothing.
+    #[arg(long, env = "TENURE_TABLE")]
+    pub table: Option<PathBuf>,
+    /// Where /healthz, /readyz and /metrics are served.
+    #[arg(long, env = "TENURE_PROBES_LISTEN", default_value = "127.0.0.1:8002")]
+    pub probes_listen: SocketAddr,
+    /// When told to stop: seconds in which it takes requests as before, so that load balancers can look elsewhere.
+    #[arg(long, env = "TENURE_LEAVE_SECONDS", default_value_t = 5)]
+    pub leave_seconds: u64,
+    /// And after that: seconds for requests to end.
+    #[arg(long, env = "TENURE_DRAIN_SECONDS", default_value_t = 300)]
+    pub drain_seconds: u64,
+    /// Threads.
+    #[arg(long, env = "TENURE_THREADS", default_value = "2")]
+    pub threads: NonZeroUsize,
     /// How logs are written. RUST_LOG filters them.
     #[arg(long, env = "TENURE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,

@@ -80,7 +80,7 @@ async fn serve(options: GatewayOptions) -> Result<(), Error> {
         (options.listen_tls, options.certificate, options.key)
     {
         let certificate = Certificate::load(certificate, key)?;
-        tokio::spawn(certificate.clone().keep_fresh(stop.clone()));
+        tokio::spawn(certificate.clone().watch(stop.clone()));
         listeners.push(Listener::Tls(bind(address).await?, certificate));
     }
     let link = bind(options.link_listen).await?;

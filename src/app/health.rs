@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::{Encoder, Registry, TextEncoder};
 
@@ -84,17 +84,19 @@ pub fn routes(health: Arc<Health>, registry: Registry) -> Router {
             (StatusCode::SERVICE_UNAVAILABLE, "the caches are not complete yet\n")
         }
     };
-    let metrics = move || async move {
-        let mut text = Vec::new();
-        match TextEncoder::new().encode(&registry.gather(), &mut text) {
-            Ok(()) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-        }
-    };
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(move || async move { metrics(&registry) }))
+}
+
+/// All metrics, as Prometheus reads them.
+pub fn metrics(registry: &Registry) -> Response {
+    let mut text = Vec::new();
+    match TextEncoder::new().encode(&registry.gather(), &mut text) {
+        Ok(()) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
 
 #[cfg(test)]

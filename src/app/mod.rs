@@ -2,6 +2,7 @@
 
 mod clock;
 mod config;
+mod gateway;
 mod health;
 mod operator;
 mod plugin;
@@ -17,6 +18,7 @@ use config::{Command, Options};
 pub fn main() -> ExitCode {
     let result = match Options::parse().command {
         Command::Operator(options) => operator::run(options).map_err(|it| it.to_string()),
+        Command::Gateway(options) => gateway::run(*options).map_err(|it| it.to_string()),
         Command::Crds(options) => print_crds(options.output_dir.as_deref()),
     };
     end(result)

@@ -101,7 +101,7 @@ async fn operate(options: OperatorOptions) -> Result<(), Error> {
 }
 
 /// Cancels `stop` on SIGTERM or SIGINT.
-async fn wait_for_signal(stop: CancellationToken) {
+pub(super) async fn wait_for_signal(stop: CancellationToken) {
     match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
         (Ok(mut terminate), Ok(mut interrupt)) => {
             tokio::select! {
@@ -115,7 +115,7 @@ async fn wait_for_signal(stop: CancellationToken) {
     }
 }
 
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "tenure".to_owned(), |it| it.trim().to_owned())
 }

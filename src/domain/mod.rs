@@ -8,6 +8,7 @@ pub mod book;
 pub mod budget;
 pub mod fleet;
 pub mod machines;
+pub mod routes;
 pub mod slots;
 pub mod units;
 pub mod workers;

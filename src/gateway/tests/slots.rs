@@ -1,0 +1,160 @@
+//! A slot ends when the worker is done with its request: not earlier because the client has left, and not later.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::sync::mpsc;
+
+use crate::gateway::limits::Limits;
+use crate::gateway::tests::route;
+use crate::gateway::tests::world::{World, counting, soon, worker};
+use crate::link::message::Route;
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: chat.rp.gpu.test\r\n\r\n";
+
+/// A worker that is no part of our runtime: it reads a head, says what it says, and then works until it is told to end. What
+/// it does when its client is gone is that it does not look.
+fn stubborn(says: &'static str) -> (SocketAddr, mpsc::Sender<()>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, receiver) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        stream.write_all(says.as_bytes()).unwrap();
+        let _ = receiver.recv();
+    });
+    (address, sender)
+}
+
+#[tokio::test]
+async fn a_worker_that_works_on_keeps_the_slot_of_a_client_that_left() {
+    let half = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
+    for says in ["", half] {
+        let (address, end) = stubborn(says);
+        let world = World::new(&[address]).await;
+        let mut client = world.client().await;
+        client.say(GET).await;
+        if !says.is_empty() {
+            client.hear("half").await;
+        }
+        world.until(1, 0).await;
+        drop(client);
+        // Who comes next has to wait, however long the other one is gone.
+        let mut next = world.client().await;
+        next.say(GET).await;
+        world.until(1, 1).await;
+        let mut seen = world.gateway.backend.seen.clone();
+        seen.mark_unchanged();
+        end.send(()).unwrap();
+        // The first change is the worker's end: until then nothing was given back.
+        soon("the worker's end", seen.changed()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_closes_when_its_client_leaves_frees_the_slot() {
+    let address = worker(|mut talk| async move {
+        talk.hear_all().await;
+    })
+    .await;
+    let world = World::new(&[address]).await;
+    let mut client = world.client().await;
+    client.say(GET).await;
+    world.until(1, 0).await;
+    drop(client);
+    world.until(0, 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_the_queue_takes_nothing() {
+    let (address, end) = stubborn("");
+    let world = World::new(&[address]).await;
+    let mut first = world.client().await;
+    first.say(GET).await;
+    world.until(1, 0).await;
+    let mut second = world.client().await;
+    second.say(GET).await;
+    world.until(1, 1).await;
+    drop(second);
+    world.until(1, 0).await;
+    drop(first);
+    end.send(()).unwrap();
+    world.until(0, 0).await;
+}
+
+async fn times_out(route: Route, says: &'static str, expected: &str) {
+    let (address, end) = stubborn(says);
+    let world = World::with(&[address], route, Limits::default()).await;
+    let mut client = world.client().await;
+    client.say(GET).await;
+    let answer = client.hear(expected).await;
+    if says.is_empty() {
+        assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    } else {
+        assert_eq!(client.hear_all().await, "", "the rest does not come");
+    }
+    // The client has its answer; the worker still works.
+    world.until(1, 0).await;
+    end.send(()).unwrap();
+    world.until(0, 0).await;
+}
+
+#[tokio::test]
+async fn clocks() {
+    let half = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
+    times_out(Route { first_byte_timeout_ms: 20, ..route() }, "", "first-byte-timeout").await;
+    times_out(Route { total_timeout_ms: 20, ..route() }, "", "total-timeout").await;
+    times_out(Route { idle_timeout_ms: 20, ..route() }, half, "half").await;
+    times_out(Route { total_timeout_ms: 300, ..route() }, half, "half").await;
+}
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_request_does_not_free_the_slot_before_the_worker_closes() {
+    let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+    let go = std::sync::Mutex::new(Some(receiver));
+    let address = worker(move |mut talk| {
+        let go = go.lock().unwrap().take();
+        async move {
+            talk.hear("\r\n\r\n").await;
+            talk.say("HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\n\r\nbig").await;
+            if let Some(go) = go {
+                let _ = go.await;
+            }
+        }
+    })
+    .await;
+    let world = World::new(&[address]).await;
+    let mut client = world.client().await;
+    client.say("POST / HTTP/1.1\r\nHost: chat.rp.gpu.test\r\nContent-Length: 1000000\r\n\r\nxxx").await;
+    client.hear("big").await;
+    drop(client);
+    world.until(1, 0).await;
+    sender.send(()).unwrap();
+    world.until(0, 0).await;
+}
+
+#[tokio::test]
+async fn no_worker_gets_more_than_its_slots() {
+    let (address, heads) = counting().await;
+    let world = World::new(&[address]).await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let mut client = world.client().await;
+        clients.push(tokio::spawn(async move {
+            for _ in 0..50 {
+                client.say(GET).await;
+                client.hear("hello").await;
+            }
+        }));
+    }
+    for client in clients {
+        client.await.unwrap();
+    }
+    assert_eq!(heads.lock().unwrap().len(), 400);
+    world.until(0, 0).await;
+}
