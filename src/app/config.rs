@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::limits::LimitOptions;
 use crate::api::names;
 
 /// Sells or shares out the GPU capacity of a Kubernetes cluster under four contracts.
@@ -93,6 +94,9 @@ pub struct GatewayOptions {
     /// And after that: seconds for requests to end.
     #[arg(long, env = "TENURE_DRAIN_SECONDS", default_value_t = 300)]
     pub drain_seconds: u64,
+    /// How much of everything.
+    #[command(flatten)]
+    pub limits: LimitOptions,
     /// Threads.
     #[arg(long, env = "TENURE_THREADS", default_value = "2")]
     pub threads: NonZeroUsize,

@@ -17,7 +17,6 @@ use super::{health, operator, telemetry};
 use crate::gateway::certificate::{self, Certificate};
 use crate::gateway::gauges::Gauges;
 use crate::gateway::leader::Listener as Link;
-use crate::gateway::limits::Limits;
 use crate::gateway::server::{Gateway, Listener};
 use crate::gateway::table::Endpoints;
 use crate::gateway::{disk, peers};
@@ -71,7 +70,7 @@ async fn serve(options: GatewayOptions) -> Result<(), Error> {
 
     let registry = Registry::new();
     registry.register(Box::new(Gauges::new(endpoints.clone())?))?;
-    let limits = Limits { drain: Duration::from_secs(options.drain_seconds), ..Limits::default() };
+    let limits = options.limits.limits(options.drain_seconds);
     let gateway = Gateway::new(endpoints.clone(), options.domain, limits, &registry)?;
     let (leaving, stop) = (CancellationToken::new(), CancellationToken::new());
 
@@ -89,7 +88,9 @@ async fn serve(options: GatewayOptions) -> Result<(), Error> {
     tokio::spawn(peers::forget_absent(endpoints.clone()));
     let probes = bind(options.probes_listen).await?;
     let ready = Arc::new(AtomicBool::new(false));
-    tokio::spawn(axum::serve(probes, routes(endpoints, ready.clone(), leaving.clone(), registry)).into_future());
+    tokio::spawn(
+        axum::serve(probes, routes(endpoints, ready.clone(), leaving.clone(), registry)).into_future(),
+    );
 
     tracing::info!(replica, listen = %options.listen, link = %options.link_listen, "serving");
     ready.store(true, Ordering::Relaxed);

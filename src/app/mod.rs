@@ -4,6 +4,7 @@ mod clock;
 mod config;
 mod gateway;
 mod health;
+mod limits;
 mod operator;
 mod plugin;
 mod telemetry;

@@ -241,11 +241,8 @@ impl Endpoint {
                 self.deliver(&mut state, grants, &mut outbox);
             }
             Role::Remote => {
-                let release = ToOwner::Release {
-                    endpoint: self.key.clone(),
-                    worker: worker.to_string(),
-                    unreachable,
-                };
+                let release =
+                    ToOwner::Release { endpoint: self.key.clone(), worker: worker.to_string(), unreachable };
                 self.shared.lines.ask(&state.route.owner, release);
             }
         }
@@ -481,8 +478,7 @@ impl Endpoint {
                 let waiter = if current(epoch) { state.waiters.remove(ticket) } else { None };
                 match waiter {
                     Some(waiter) => {
-                        let slot =
-                            self.slot(&mut state.held, WorkerId::from(worker.as_str()), *address);
+                        let slot = self.slot(&mut state.held, WorkerId::from(worker.as_str()), *address);
                         outbox.push((waiter.to, Ok(slot)));
                     }
                     // It waits no more, or another owner was named since: nobody used it.
@@ -494,13 +490,17 @@ impl Endpoint {
                     outbox.push((waiter.to, Err(full(state.route.limit))));
                 }
             }
-            FromOwner::Refused { epoch, ticket, why: NotGranted::NotServing(serving), .. } if current(epoch) => {
+            FromOwner::Refused { epoch, ticket, why: NotGranted::NotServing(serving), .. }
+                if current(epoch) =>
+            {
                 if let Some(waiter) = state.waiters.remove(ticket) {
                     let reason = not_serving(*serving, false).unwrap_or(Reason::Unavailable);
                     outbox.push((waiter.to, Err(reason)));
                 }
             }
-            FromOwner::Refused { epoch, ticket, why: NotGranted::NotOwner { known }, .. } if current(epoch) => {
+            FromOwner::Refused { epoch, ticket, why: NotGranted::NotOwner { known }, .. }
+                if current(epoch) =>
+            {
                 if let Some(waiter) = state.waiters.get_mut(ticket) {
                     waiter.asked = 0;
                 }
@@ -516,11 +516,8 @@ impl Endpoint {
     }
 
     fn return_grant(&self, owner: &str, worker: &str) {
-        let release = ToOwner::Release {
-            endpoint: self.key.clone(),
-            worker: worker.to_owned(),
-            unreachable: false,
-        };
+        let release =
+            ToOwner::Release { endpoint: self.key.clone(), worker: worker.to_owned(), unreachable: false };
         self.shared.lines.ask(owner, release);
     }
 
@@ -530,7 +527,8 @@ impl Endpoint {
     pub fn asked(self: &Arc<Self>, holder: &Holder, message: &ToOwner, now_ms: u64) {
         let mut outbox = Outbox::new();
         let mut state = self.state();
-        let (own_epoch, serving, refuses) = (state.route.epoch, state.route.serving, refuses(&state.route).is_some());
+        let (own_epoch, serving, refuses) =
+            (state.route.epoch, state.route.serving, refuses(&state.route).is_some());
         let not_owner = NotGranted::NotOwner { known: own_epoch };
         let Role::Owner { slots, introduced, .. } = &mut state.role else {
             if let ToOwner::Acquire { epoch, ticket, .. } = message {
@@ -542,13 +540,10 @@ impl Endpoint {
             ToOwner::Holds { epoch, holds, .. }
                 if *epoch == own_epoch && introduced.insert(holder.clone()) =>
             {
-                let holds =
-                    holds.iter().map(|(id, held)| (WorkerId::from(id.as_str()), *held)).collect();
+                let holds = holds.iter().map(|(id, held)| (WorkerId::from(id.as_str()), *held)).collect();
                 slots.holds(holder, &holds)
             }
-            ToOwner::Acquire { epoch, ticket, .. }
-                if *epoch != own_epoch || !introduced.contains(holder) =>
-            {
+            ToOwner::Acquire { epoch, ticket, .. } if *epoch != own_epoch || !introduced.contains(holder) => {
                 self.refuse(holder, *epoch, *ticket, not_owner);
                 Vec::new()
             }

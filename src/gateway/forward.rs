@@ -16,6 +16,7 @@ use crate::gateway::answer::Answer;
 use crate::gateway::edge::Connection;
 use crate::gateway::exchange::{Clocks, Exchange, Sent};
 use crate::gateway::headers::{self, RequestIds};
+use crate::gateway::metrics::OfEndpoint;
 use crate::gateway::pool::{Pool, Protocol};
 use crate::gateway::refuse::{REASON_HEADER, Reason, is_grpc};
 use crate::gateway::server::{Backend, Gateway};
@@ -93,11 +94,14 @@ pub async fn forward<B: Backend>(
     route: &Arc<Route>,
     parcel: Parcel,
     arrived: Instant,
+    counters: &OfEndpoint,
 ) -> Result<Response<Answer>, Reason> {
     let Parcel { mut request, protocol, switch } = parcel;
     for _ in 0..gateway.limits.attempts {
         let slot = gateway.backend.admit(route).await?;
-        let clocks = Clocks::new(route, arrived, Instant::now());
+        let now = Instant::now();
+        counters.waited(now.saturating_duration_since(arrived));
+        let clocks = Clocks::new(route, arrived, now);
         match send(&gateway.pool, slot, protocol, request, clocks).await {
             Sent::Answered(response) => {
                 return pass_on(response, switch, gateway, clocks).await;

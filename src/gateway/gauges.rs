@@ -24,11 +24,18 @@ impl Gauges {
     /// # Errors
     /// Never: the names are valid.
     pub fn new(endpoints: Arc<Endpoints>) -> prometheus::Result<Gauges> {
-        let gauge = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["namespace", "endpoint"]);
+        let gauge =
+            |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["namespace", "endpoint"]);
         Ok(Gauges {
             endpoints,
-            in_flight: gauge("tenure_gateway_requests_in_flight", "Requests of this gateway that are in workers.")?,
-            queued: gauge("tenure_gateway_requests_queued", "Requests of this gateway that wait for a slot.")?,
+            in_flight: gauge(
+                "tenure_gateway_requests_in_flight",
+                "Requests of this gateway that are in workers.",
+            )?,
+            queued: gauge(
+                "tenure_gateway_requests_queued",
+                "Requests of this gateway that wait for a slot.",
+            )?,
         })
     }
 }

@@ -74,12 +74,13 @@ async fn steps<B: Backend>(
     let (endpoint, prefix) = find_endpoint(gateway, host.as_ref(), request.uri().path())?;
     case.style = Style::of(request.headers(), request.uri().path().get(prefix..).unwrap_or_default());
     let route = gateway.backend.find(&endpoint).ok_or(Reason::Unknown)?;
-    case.endpoint = Some(gateway.metrics.of(&endpoint));
+    let counters = gateway.metrics.of(&endpoint);
+    case.endpoint = Some(counters.clone());
     let now_ns = gateway.now_ns(arrived);
     gateway.rates.check(&route, request.headers_mut(), now_ns).map_err(|(why, when)| Refusal(why, when))?;
     serves(&route)?;
     let parcel = pack(request, host, prefix, connection, &gateway.ids)?;
-    Ok(forward(gateway, connection, &route, parcel, arrived).await?)
+    Ok(forward(gateway, connection, &route, parcel, arrived, &counters).await?)
 }
 
 /// The host that the request names, in one way only. For HTTP/1, `head.rs` has checked the rest.

@@ -23,6 +23,7 @@ const SECONDS: [f64; 12] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 
 pub struct Metrics {
     requests: IntCounterVec,
     first_byte: HistogramVec,
+    queue: HistogramVec,
     endpoints: RwLock<HashMap<EndpointKey, Arc<OfEndpoint>>>,
     /// Requests for no endpoint.
     none: OfEndpoint,
@@ -37,6 +38,7 @@ pub struct OfEndpoint {
     answered: [OnceLock<IntCounter>; CLASSES.len()],
     refused: [OnceLock<IntCounter>; Reason::ALL.len()],
     first_byte: Histogram,
+    queue: Histogram,
 }
 
 impl Metrics {
@@ -57,11 +59,21 @@ impl Metrics {
             .buckets(SECONDS.to_vec()),
             &["namespace", "endpoint"],
         )?;
+        let queue = HistogramVec::new(
+            HistogramOpts::new(
+                "tenure_gateway_queue_seconds",
+                "From a request's head to its slot in a worker, for requests that got one.",
+            )
+            .buckets(SECONDS.to_vec()),
+            &["namespace", "endpoint"],
+        )?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(first_byte.clone()))?;
-        let of = |namespace: &str, name: &str| OfEndpoint::new(namespace, name, &requests, &first_byte);
+        registry.register(Box::new(queue.clone()))?;
+        let of =
+            |namespace: &str, name: &str| OfEndpoint::new(namespace, name, &requests, &first_byte, &queue);
         let (none, others) = (of("", ""), Arc::new(of(OTHER, OTHER)));
-        Ok(Metrics { requests, first_byte, endpoints: RwLock::default(), none, others })
+        Ok(Metrics { requests, first_byte, queue, endpoints: RwLock::default(), none, others })
     }
 
     /// An endpoint's counters.
@@ -76,7 +88,8 @@ impl Metrics {
             return self.others.clone();
         }
         let new = || {
-            Arc::new(OfEndpoint::new(&endpoint.namespace, &endpoint.name, &self.requests, &self.first_byte))
+            let (namespace, name) = (&endpoint.namespace, &endpoint.name);
+            Arc::new(OfEndpoint::new(namespace, name, &self.requests, &self.first_byte, &self.queue))
         };
         known.entry(endpoint.clone()).or_insert_with(new).clone()
     }
@@ -86,17 +99,27 @@ impl Metrics {
         &self.none
     }
 
-    /// An endpoint is gone, and its series with it.
-    pub fn forget(&self, endpoint: &EndpointKey) {
-        let gone = self.endpoints.write().unwrap_or_else(PoisonError::into_inner).remove(endpoint);
-        if let Some(gone) = gone {
-            gone.remove(&self.first_byte);
-        }
+    /// Endpoints that are gone, and their series with them. To be called now and then.
+    pub fn forget(&self, is_gone: impl Fn(&EndpointKey) -> bool) {
+        let mut known = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|endpoint, counters| {
+            let gone = is_gone(endpoint);
+            if gone {
+                counters.remove(&[&self.first_byte, &self.queue]);
+            }
+            !gone
+        });
     }
 }
 
 impl OfEndpoint {
-    fn new(namespace: &str, name: &str, requests: &IntCounterVec, first_byte: &HistogramVec) -> OfEndpoint {
+    fn new(
+        namespace: &str,
+        name: &str,
+        requests: &IntCounterVec,
+        first_byte: &HistogramVec,
+        queue: &HistogramVec,
+    ) -> OfEndpoint {
         OfEndpoint {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
@@ -104,6 +127,7 @@ impl OfEndpoint {
             answered: [const { OnceLock::new() }; CLASSES.len()],
             refused: [const { OnceLock::new() }; Reason::ALL.len()],
             first_byte: first_byte.with_label_values(&[namespace, name]),
+            queue: queue.with_label_values(&[namespace, name]),
         }
     }
 
@@ -112,6 +136,11 @@ impl OfEndpoint {
         let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
         self.answered[class].get_or_init(|| self.counter(CLASSES[class], "")).inc();
         self.first_byte.observe(after.as_secs_f64());
+    }
+
+    /// A request got its slot.
+    pub fn waited(&self, wait: Duration) {
+        self.queue.observe(wait.as_secs_f64());
     }
 
     /// The gateway answered instead.
@@ -124,9 +153,11 @@ impl OfEndpoint {
         self.requests.with_label_values(&[&self.namespace, &self.name, code, reason])
     }
 
-    fn remove(&self, first_byte: &HistogramVec) {
+    fn remove(&self, histograms: &[&HistogramVec]) {
         // What was never counted has no series to remove.
-        let _ = first_byte.remove_label_values(&[&self.namespace, &self.name]);
+        for histogram in histograms {
+            let _ = histogram.remove_label_values(&[&self.namespace, &self.name]);
+        }
         for (class, _) in CLASSES.iter().zip(&self.answered).filter(|(_, it)| it.get().is_some()) {
             let _ = self.requests.remove_label_values(&[self.namespace.as_str(), &self.name, class, ""]);
         }
@@ -163,7 +194,7 @@ mod tests {
         metrics.of_none().refused(Reason::Unknown);
         // Labels come in the order of their names: code, endpoint, namespace, reason.
         assert_eq!(series(&registry), ["2xx chat rp  2", "404   unknown 1", "429 chat rp queue-full 1"]);
-        metrics.forget(&chat);
+        metrics.forget(|it| *it == chat);
         assert_eq!(series(&registry), ["404   unknown 1"]);
     }
 }

@@ -59,7 +59,11 @@ async fn keep_line(gateway: Arc<Endpoints>, identity: Identity, replica: String,
             Ok(stream) => {
                 let began = tokio::time::Instant::now();
                 let ended = line(&gateway, stream, &replica).await;
-                tracing::info!(replica, ended = ended.err().map(|it| it.to_string()), "line to gateway is down");
+                tracing::info!(
+                    replica,
+                    ended = ended.err().map(|it| it.to_string()),
+                    "line to gateway is down"
+                );
                 if began.elapsed() > RETRY.1 {
                     wait = RETRY.0;
                 }

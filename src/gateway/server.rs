@@ -37,7 +37,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FIRST_READ_BYTES: usize = 4096;
 /// Without file descriptors: how long until a connection is accepted again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How often connections to workers are looked through.
+/// How often connections to workers and counters are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What the HTTP side asks of the rest of the gateway.
@@ -125,6 +125,7 @@ impl<B: Backend> Gateway<B> {
         let mut ticks = interval(SWEEP_INTERVAL);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             self.pool.sweep();
+            self.metrics.forget(|it| self.backend.find(it).is_none());
         }
     }
 

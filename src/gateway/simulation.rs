@@ -15,9 +15,7 @@ use super::admit::Slot;
 use super::endpoint::{Admission, Endpoint, Shared, Waiting};
 use super::refuse::Reason;
 use crate::domain::slots::Holder;
-use crate::link::message::{
-    EndpointKey, FromOwner, Limit, Probe, Route, Serving, ToOwner, Worker,
-};
+use crate::link::message::{EndpointKey, FromOwner, Limit, Probe, Route, Serving, ToOwner, Worker};
 
 const GATEWAYS: usize = 3;
 const WORKERS: usize = 4;
@@ -139,7 +137,11 @@ impl World {
         if !running.is_empty() {
             let which = self.random.below(running.len());
             let slot = running.swap_remove(which);
-            if self.random.below(10) == 0 { slot.unreachable() } else { drop(slot) }
+            if self.random.below(10) == 0 {
+                slot.unreachable()
+            } else {
+                drop(slot)
+            }
             self.answered += 1;
         }
     }
@@ -271,7 +273,10 @@ impl World {
         for slot in self.gateways.iter().flat_map(|it| &it.running) {
             *busy.entry(&slot.worker.id).or_default() += 1;
         }
-        assert!(busy.values().all(|it| *it <= self.route.concurrency), "a worker has too many requests: {busy:?}");
+        assert!(
+            busy.values().all(|it| *it <= self.route.concurrency),
+            "a worker has too many requests: {busy:?}"
+        );
         for gateway in &self.gateways {
             let (held, waiting) = gateway.endpoint.local();
             assert_eq!(held as usize, gateway.running.len());

@@ -80,10 +80,7 @@ mod tests {
     #[tokio::test]
     async fn a_frame_that_is_cut_off_or_too_large_is_an_error() {
         let cut = [&[0, 0, 0, 9][..], b"\"ab"].concat();
-        assert_eq!(
-            read::<String>(&mut &cut[..]).await.unwrap_err().kind(),
-            io::ErrorKind::UnexpectedEof
-        );
+        assert_eq!(read::<String>(&mut &cut[..]).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         let large = u32::MAX.to_be_bytes();
         assert!(read::<String>(&mut &large[..]).await.unwrap_err().to_string().contains("are the most"));
     }

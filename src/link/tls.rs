@@ -45,11 +45,8 @@ impl Identity {
     /// # Errors
     /// They can't be used.
     pub fn load(certificate: &Path, key: &Path, ca: &Path) -> Result<Identity, Error> {
-        let identity = Identity {
-            certificate: certificate.to_owned(),
-            key: key.to_owned(),
-            ca: ca.to_owned(),
-        };
+        let identity =
+            Identity { certificate: certificate.to_owned(), key: key.to_owned(), ca: ca.to_owned() };
         identity.client()?;
         identity.server()?;
         Ok(identity)
