@@ -20,7 +20,7 @@ pub struct Options {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Runs the controllers. Several may run: one leads.
-    Operator(OperatorOptions),
+    Operator(Box<OperatorOptions>),
     /// Prints the CustomResourceDefinitions.
     Crds(CrdsOptions),
 }
@@ -87,7 +87,9 @@ impl UrlScheme {
 fn host_and_port(text: &str) -> Result<String, String> {
     let (host, port) = text.trim().rsplit_once(':').ok_or("write host:port")?;
     let valid = !host.is_empty() && port.parse::<u16>().is_ok_and(|it| it > 0);
-    valid.then(|| format!("{host}:{port}")).ok_or_else(|| "write host:port, with a port from 1 to 65535".to_owned())
+    valid
+        .then(|| format!("{host}:{port}"))
+        .ok_or_else(|| "write host:port, with a port from 1 to 65535".to_owned())
 }
 
 /// How logs are written.
@@ -114,7 +116,7 @@ mod tests {
     fn parse(arguments: &[&str]) -> Result<OperatorOptions, String> {
         let all = ["tenure", "operator"].iter().chain(arguments);
         match Options::try_parse_from(all).map_err(|it| it.to_string())?.command {
-            Command::Operator(options) => Ok(options),
+            Command::Operator(options) => Ok(*options),
             Command::Crds(_) => Err("another command".to_owned()),
         }
     }

@@ -2,6 +2,7 @@
 
 /// A worker pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "what is seen of a pod; each combination occurs")]
 pub struct Worker {
     /// The pod's name.
     pub name: String,
@@ -309,7 +310,11 @@ mod tests {
         let mut unknown = workers("rs");
         unknown[1].reachable = false;
         let steps = plan(&drained(1, 0), &unknown);
-        assert_eq!((steps.close, steps.delete), (vec![], vec!["w-2".to_owned()]), "nobody can have called it");
+        assert_eq!(
+            (steps.close, steps.delete),
+            (vec![], vec!["w-2".to_owned()]),
+            "nobody can have called it"
+        );
 
         for (for_seconds, heard, busy, goes) in [
             (0, false, Some(0), false),
@@ -359,7 +364,9 @@ mod tests {
 
     #[test]
     fn a_template_that_never_gets_ready_takes_no_good_worker_with_it() {
-        let full = |states, count, surge| plan(&Wanted { room: 0, next: 9, ..drained(count, surge) }, &workers(states));
+        let full = |states, count, surge| {
+            plan(&Wanted { room: 0, next: 9, ..drained(count, surge) }, &workers(states))
+        };
         let none: [&str; 0] = [];
         for (states, count, surge, closed, why) in [
             ("oo", 2, 0, &["w-2"][..], "one is down at a time"),

@@ -23,7 +23,10 @@ impl Identity {
     }
 
     /// Connects.
-    pub async fn connect(&self, address: &str) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + Send + use<>> {
+    pub async fn connect(
+        &self,
+        address: &str,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + Send + use<>> {
         tokio::net::TcpStream::connect(address).await
     }
 }

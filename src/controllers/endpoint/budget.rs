@@ -35,11 +35,18 @@ pub(super) async fn keep(
     let name = name(endpoint);
     // It is not watched: who has just begun to lead looks once, and so does who is about to delete.
     if known.is_none() || stay == 0 {
-        let there =
-            context.cluster.read::<PodDisruptionBudget>(&contract.namespace, &name).await.map_err(Error::Apply)?;
+        let there = context
+            .cluster
+            .read::<PodDisruptionBudget>(&contract.namespace, &name)
+            .await
+            .map_err(Error::Apply)?;
         if let Some(there) = there {
             if !is_ours(&there, endpoint) {
-                tracing::warn!(?contract, name, "somebody else's PodDisruptionBudget has our name; it is left alone");
+                tracing::warn!(
+                    ?contract,
+                    name,
+                    "somebody else's PodDisruptionBudget has our name; it is left alone"
+                );
                 budgets(context).insert(contract.clone(), stay);
                 return Ok(());
             }
@@ -77,7 +84,12 @@ fn name(endpoint: &ServerlessEndpoint) -> String {
 }
 
 fn is_ours(budget: &PodDisruptionBudget, endpoint: &ServerlessEndpoint) -> bool {
-    budget.metadata.owner_references.iter().flatten().any(|it| Some(&it.uid) == endpoint.metadata.uid.as_ref())
+    budget
+        .metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .any(|it| Some(&it.uid) == endpoint.metadata.uid.as_ref())
 }
 
 fn min_available(budget: &PodDisruptionBudget) -> Option<i32> {

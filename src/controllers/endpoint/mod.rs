@@ -292,7 +292,8 @@ pub(super) fn claim(
 /// A pod as the planner sees it.
 fn seen(context: &Context, contract: &ContractRef, pod: &SlimPod) -> workers::Worker {
     let name = pod.name_any();
-    let said = pod.metadata.uid.as_ref().and_then(|it| context.link.scale.worker(&scaling::key(contract), it));
+    let said =
+        pod.metadata.uid.as_ref().and_then(|it| context.link.scale.worker(&scaling::key(contract), it));
     // Since when nobody can tell is long ago.
     let for_seconds = |since: &String| {
         since.parse::<Timestamp>().map_or(i64::MAX, |it| (context.now)().as_second() - it.as_second())
@@ -473,8 +474,7 @@ fn plan(
         }
         Err(_) => 0,
     };
-    let by_label =
-        context.caches.pods.under(&format!("endpoint/{}/{}", contract.namespace, contract.name));
+    let by_label = context.caches.pods.under(&format!("endpoint/{}/{}", contract.namespace, contract.name));
     let wanted = workers::Wanted {
         count: wanted,
         revision: pass.revision.clone(),
@@ -640,7 +640,11 @@ mod tests {
             ("2026-11-21T10:00:00Z", "UTC", Some(false)),
             ("2026-11-21T10:00:00Z", "Mars/Phobos", None),
         ] {
-            assert_eq!(scheduled(&schedule(zone), now.parse().unwrap()).ok().map(|it| it.on), expected, "{now} {zone}");
+            assert_eq!(
+                scheduled(&schedule(zone), now.parse().unwrap()).ok().map(|it| it.on),
+                expected,
+                "{now} {zone}"
+            );
         }
     }
 }

@@ -7,7 +7,6 @@ use super::{Pass, Runs};
 use crate::api::condition::{Conditions, Reason, Type};
 use crate::api::endpoint::{EndpointPhase, ScalingDecision, ScalingReason, WorkerCounts};
 use crate::api::{ServerlessEndpoint, ServerlessEndpointStatus, names};
-use crate::controllers::facts::Problem;
 use crate::controllers::link::routes::key_of;
 use crate::controllers::link::scale::Change;
 use crate::controllers::pool::{self, is_leaving, number};
@@ -79,34 +78,25 @@ pub(super) fn status(
     };
     let of = format!("{} of {wanted} workers are ready{rolling}", counts.ready);
     let crash_loop = (*crashing && !all_ready).then(|| crash_loop(endpoint, &of));
-    match &crash_loop {
-        Some(message) => {
-            conditions.set(Type::WorkersReady, Some(false), Reason::CrashLoop, message.clone());
-        }
-        None => {
-            let reason = if all_ready { Reason::Running } else { Reason::Progressing };
-            conditions.set(Type::WorkersReady, Some(all_ready), reason, of.clone());
-        }
-    }
+    let (workers_reason, workers_message) = match &crash_loop {
+        Some(message) => (Reason::CrashLoop, message.clone()),
+        None if all_ready => (Reason::Running, of.clone()),
+        None => (Reason::Progressing, of.clone()),
+    };
+    conditions.set(Type::WorkersReady, Some(all_ready), workers_reason, workers_message);
     let (holds, reason, message) = match (place, runs) {
-        (Err(problem), _) => (false, problem.reason, problem.message.clone()),
-        (_, Err(problem)) => (false, problem.reason, problem.message.clone()),
-        (Ok(_), Ok(Runs { on: false, cause })) => (
-            true,
-            Reason::Stopped,
-            format!("stopped {cause}; it serves nothing and costs nothing"),
-        ),
-        (Ok(_), Ok(Runs { on: true, cause: _ })) => match no_cards {
+        (Err(problem), _) | (_, Err(problem)) => (false, problem.reason, problem.message.clone()),
+        (Ok(_), Ok(Runs { on: false, cause })) => {
+            (true, Reason::Stopped, format!("stopped {cause}; it serves nothing and costs nothing"))
+        }
+        (Ok(_), Ok(Runs { on: true, cause: _ })) => match (keys, no_cards, crash_loop) {
             // Nobody may call it, whatever it runs.
-            _ if keys.is_some() => {
-                let problem = keys.clone().unwrap_or_else(|| Problem::new(Reason::KeysInvalid, ""));
-                (false, problem.reason, problem.message)
-            }
-            Some(problem) => (false, problem.reason, problem.message),
-            None if wanted == 0 => (true, Reason::Idle, "scaled to zero".to_owned()),
-            None if crash_loop.is_some() => (false, Reason::CrashLoop, crash_loop.unwrap_or_default()),
-            None if all_ready => (true, Reason::Running, of),
-            None => (false, Reason::Progressing, of),
+            (Some(problem), _, _) => (false, problem.reason, problem.message.clone()),
+            (None, Some(problem), _) => (false, problem.reason, problem.message),
+            (None, None, _) if wanted == 0 => (true, Reason::Idle, "scaled to zero".to_owned()),
+            (None, None, Some(message)) => (false, Reason::CrashLoop, message),
+            (None, None, None) if all_ready => (true, Reason::Running, of),
+            (None, None, None) => (false, Reason::Progressing, of),
         },
     };
     conditions.set(
@@ -212,7 +202,9 @@ fn in_words(change: &Change) -> (&'static str, String) {
         autoscale::Reason::Delayed => "as many as were needed within scaling.scaleDownDelaySeconds",
         autoscale::Reason::Idle => "no request for scaling.idleSeconds",
         autoscale::Reason::NoData => "its gateway says nothing, and the bounds of workers have changed",
-        autoscale::Reason::Warming => "its gateway has not been heard for long, and the bounds of workers have changed",
+        autoscale::Reason::Warming => {
+            "its gateway has not been heard for long, and the bounds of workers have changed"
+        }
     };
     let what = if wanted > from { "ScaledUp" } else { "ScaledDown" };
     let note = format!(
@@ -245,7 +237,10 @@ mod tests {
     fn scaling_is_told_with_its_cause() {
         let (what, note) = in_words(&change(1, 2, 4));
         assert_eq!(what, "ScaledUp");
-        assert_eq!(note, "from 2 to 4 workers: as many as its requests need (3 requests in 2 ready workers, 1 waiting)");
+        assert_eq!(
+            note,
+            "from 2 to 4 workers: as many as its requests need (3 requests in 2 ready workers, 1 waiting)"
+        );
         assert_eq!(in_words(&change(1, 4, 2)).0, "ScaledDown");
     }
 }

@@ -91,7 +91,10 @@ pub(in crate::controllers) fn route(context: &Context, contract: &ContractRef) -
         endpoint: &endpoint,
         pods: &pods,
         runs: pass.runs.as_ref().ok().map(|it| it.on),
-        usable: pass.place.as_ref().is_ok_and(|(it, _)| it.open && (it.elastic || it.short.is_none() || it.wanted > 0)),
+        usable: pass
+            .place
+            .as_ref()
+            .is_ok_and(|(it, _)| it.open && (it.elastic || it.short.is_none() || it.wanted > 0)),
         instances,
         no_card: outcome.is_some_and(|it| it.shortage.is_some() && it.worker_nodes.is_empty()),
         crashing: pass.crashing && !is_leaving(&*endpoint),

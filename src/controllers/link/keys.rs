@@ -40,7 +40,12 @@ impl Keys {
 
     /// Reads a Secret when it is time to; true when what it says is new. A Secret that can't be read for the moment says
     /// what it said before.
-    pub(in crate::controllers) async fn refresh(&self, cluster: &Cluster, namespace: &str, name: &str) -> bool {
+    pub(in crate::controllers) async fn refresh(
+        &self,
+        cluster: &Cluster,
+        namespace: &str,
+        name: &str,
+    ) -> bool {
         let key = (namespace.to_owned(), name.to_owned());
         let before = {
             let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,15 +143,25 @@ mod tests {
             (upper.as_str(), Ok(0)),
             ("", Err("entry ci of the Secret keys is empty")),
             ("sha256:12", Err("entry ci of the Secret keys has no 64 hex digits after sha256:")),
-            ("abc requestsPerSecond=0", Err("entry ci of the Secret keys has a requestsPerSecond that is not a number above 0")),
-            ("abc requestsPerSecond=-1", Err("entry ci of the Secret keys has a requestsPerSecond that is not a number above 0")),
+            (
+                "abc requestsPerSecond=0",
+                Err("entry ci of the Secret keys has a requestsPerSecond that is not a number above 0"),
+            ),
+            (
+                "abc requestsPerSecond=-1",
+                Err("entry ci of the Secret keys has a requestsPerSecond that is not a number above 0"),
+            ),
             ("abc def", Err("entry ci of the Secret keys has more than a key and requestsPerSecond=N")),
-            ("abc requestsPerSecond=1 x", Err("entry ci of the Secret keys has more than a key and requestsPerSecond=N")),
+            (
+                "abc requestsPerSecond=1 x",
+                Err("entry ci of the Secret keys has more than a key and requestsPerSecond=N"),
+            ),
         ] {
             let data = [("ci".to_owned(), ByteString(value.as_bytes().to_vec()))].into();
             match (parse("keys", &data), expected) {
                 (Ok(keys), Ok(requests_per_second)) => {
-                    let key = Key { name: "ci".to_owned(), sha256: HASH_OF_ABC.to_owned(), requests_per_second };
+                    let key =
+                        Key { name: "ci".to_owned(), sha256: HASH_OF_ABC.to_owned(), requests_per_second };
                     assert_eq!(keys, [key], "{value}");
                 }
                 (Err(problem), Err(message)) => {
@@ -155,7 +170,10 @@ mod tests {
                 (found, expected) => panic!("{value}: {found:?} instead of {expected:?}"),
             }
         }
-        assert_eq!(parse("keys", &BTreeMap::new()).unwrap_err().message, "the Secret keys has no key: nobody could call");
+        assert_eq!(
+            parse("keys", &BTreeMap::new()).unwrap_err().message,
+            "the Secret keys has no key: nobody could call"
+        );
     }
 
     #[test]

@@ -105,8 +105,13 @@ pub struct Link {
 
 impl Link {
     /// No line yet. `gateways`: `host:port` each; none: there is no gateway.
-    pub fn new(gateways: Vec<String>, now: fn() -> Timestamp, registry: &Registry) -> prometheus::Result<Link> {
-        let connected = IntGauge::new("tenure_gateways_connected", "Gateways that this leader has a line to")?;
+    pub fn new(
+        gateways: Vec<String>,
+        now: fn() -> Timestamp,
+        registry: &Registry,
+    ) -> prometheus::Result<Link> {
+        let connected =
+            IntGauge::new("tenure_gateways_connected", "Gateways that this leader has a line to")?;
         registry.register(Box::new(connected.clone()))?;
         let state = State {
             owners: Owners::default(),
@@ -160,15 +165,12 @@ impl Link {
             state.made = true;
             let mut touched = Vec::new();
             for (endpoint, route) in made {
-                match route {
-                    Some(route) => {
-                        state.routes.insert(endpoint.clone(), Arc::new(route));
-                        touched.push(endpoint);
-                    }
-                    None => {
-                        state.routes.remove(&endpoint);
-                        state.owners.forget(&endpoint);
-                    }
+                if let Some(route) = route {
+                    state.routes.insert(endpoint.clone(), Arc::new(route));
+                    touched.push(endpoint);
+                } else {
+                    state.routes.remove(&endpoint);
+                    state.owners.forget(&endpoint);
                 }
             }
             self.publish(state, now_ms, &touched);
@@ -232,8 +234,11 @@ fn news(before: Option<&Published>, after: &Published) -> Option<ToGateway> {
     let removed: Vec<EndpointKey> =
         before.routes.keys().filter(|it| !after.routes.contains_key(*it)).cloned().collect();
     let replicas = (before.replicas != after.replicas).then(|| after.replicas.clone());
-    (!changed.is_empty() || !removed.is_empty() || replicas.is_some())
-        .then_some(ToGateway::Delta { changed, removed, replicas })
+    (!changed.is_empty() || !removed.is_empty() || replicas.is_some()).then_some(ToGateway::Delta {
+        changed,
+        removed,
+        replicas,
+    })
 }
 
 /// Runs until told to stop. Without gateways there is nothing to do.
@@ -368,7 +373,8 @@ async fn follow<D: Dial>(
         }
         for address in own.iter().filter(|it| !open.contains(*it)).copied().collect::<Vec<_>>() {
             open.insert(address);
-            let (context, dial, on_look, stop) = (context.clone(), dial.clone(), on_look.clone(), stop.clone());
+            let (context, dial, on_look, stop) =
+                (context.clone(), dial.clone(), on_look.clone(), stop.clone());
             lines.spawn(async move {
                 keep_line(&context.link, &*dial, address, &on_look, &stop).await;
                 address
@@ -502,30 +508,27 @@ fn listen<'a>(
     match (message, speaker.as_ref()) {
         (FromGateway::Hello { replica, epoch_seen }, None) => {
             tracing::info!(replica, address, "a gateway is there");
-            let line = link.with(|state, now_ms| {
+            let number = link.with(|state, now_ms| {
                 state.lines += 1;
                 state.owners.hello(state.lines, &replica, address, epoch_seen, now_ms);
                 state.lines
             });
             link.connected.inc();
-            *speaker = Some(Speaker { link, line, name: replica });
+            *speaker = Some(Speaker { link, line: number, name: replica });
             link.owners_changed.notify_one();
             true
         }
         (FromGateway::Demand(demands), Some(it)) => {
-            let mine: Vec<_> = link.with(|state, now_ms| {
+            let (mine, new_leader) = link.with(|state, now_ms| {
                 state.owners.heard(it.line, &it.name, now_ms);
                 let new_leader = !state.settled;
                 let owners = &mut state.owners;
-                let owns =
-                    demands.into_iter().filter(|demand| owners.claims(&it.name, &demand.endpoint, demand.epoch, new_leader));
-                owns.collect()
+                let mut mine = demands;
+                mine.retain(|demand| owners.claims(&it.name, &demand.endpoint, demand.epoch, new_leader));
+                owners.reported(&it.name);
+                (mine, new_leader)
             });
-            let first = link.with(|state, _| {
-                state.owners.reported(&it.name);
-                !state.settled
-            });
-            if first {
+            if new_leader {
                 link.owners_changed.notify_one();
             }
             for demand in mine {

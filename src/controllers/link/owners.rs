@@ -80,7 +80,13 @@ impl Owners {
 
     /// It says that it owns an endpoint. True when that is so. A leader that has just begun believes it: the endpoint stays
     /// where it is.
-    pub(super) fn claims(&mut self, name: &str, endpoint: &EndpointKey, epoch: u64, new_leader: bool) -> bool {
+    pub(super) fn claims(
+        &mut self,
+        name: &str,
+        endpoint: &EndpointKey,
+        epoch: u64,
+        new_leader: bool,
+    ) -> bool {
         self.last_epoch = self.last_epoch.max(epoch);
         match self.owned.get(endpoint) {
             Some((owner, since)) if owner == name => *since == epoch,

@@ -68,16 +68,17 @@ pub(in crate::controllers) fn build(facts: &Facts) -> Route {
 
 /// Checks in declared order: what its owner says comes first, then what serves, then why nothing does.
 fn serving(facts: &Facts) -> Serving {
-    let live = facts.pods.iter().filter(|(pod, node_gone)| is_open(pod, *node_gone) && !pod.is_over());
-    let (live, ready) = live.fold((0, 0), |(live, ready), (pod, _)| (live + 1, ready + u32::from(pod.is_ready())));
+    let ready = facts.pods.iter().any(|(pod, gone)| is_open(pod, *gone) && !pod.is_over() && pod.is_ready());
+    // Also the card of one that is on its way out will be there in a moment.
+    let any = facts.pods.iter().any(|(pod, gone)| !gone && !pod.is_over() && !ended(pod));
     match () {
         () if is_leaving(facts.endpoint) => Serving::Unavailable,
         () if facts.runs == Some(false) => Serving::Stopped,
         // What can't be understood is left as it is: running workers serve on.
-        () if ready > 0 => Serving::Yes,
+        () if ready => Serving::Yes,
         () if facts.runs.is_none() || !facts.usable => Serving::Unavailable,
         () if facts.crashing => Serving::Crashing,
-        () if facts.no_card && live == 0 => Serving::NoCard,
+        () if facts.no_card && !any => Serving::NoCard,
         () => Serving::Yes,
     }
 }
@@ -115,7 +116,8 @@ fn ended(pod: &SlimPod) -> bool {
 /// As the first container's readinessProbe says, if a gateway can ask that way.
 fn probe(template: &PodTemplateSpec) -> Probe {
     let first = template.spec.as_ref().and_then(|it| it.containers.first());
-    let Some((container, get)) = first.and_then(|it| Some((it, it.readiness_probe.as_ref()?.http_get.as_ref()?)))
+    let Some((container, get)) =
+        first.and_then(|it| Some((it, it.readiness_probe.as_ref()?.http_get.as_ref()?)))
     else {
         return Probe::Connect;
     };
@@ -193,15 +195,19 @@ mod tests {
         }
     }
 
+    /// What it is, the endpoint, its pods, what else is so, and what follows.
+    type Case<'a> = (&'a str, &'a ServerlessEndpoint, &'a [(Arc<SlimPod>, bool)], fn(&mut Facts), Serving);
+
     #[test]
     fn why_an_endpoint_serves_or_not() {
         let plain = endpoint(&json!({}));
         let deleted = endpoint(&json!({"metadata": {"deletionTimestamp": "2026-11-23T00:00:00Z"}}));
         let ready = [pod(1, &json!({}))];
+        let over = [pod(1, &json!({"status": {"phase": "Failed"}}))];
         let starting = [pod(1, &json!({"status": {"conditions": []}}))];
-        let closing = [pod(1, &json!({"metadata": {"annotations": {(names::CLOSING_SINCE): "2026-11-23T00:00:00Z"}}}))];
-        type Change = fn(&mut Facts);
-        let cases: [(&str, &ServerlessEndpoint, &[(Arc<SlimPod>, bool)], Change, Serving); 14] = [
+        let closing =
+            [pod(1, &json!({"metadata": {"annotations": {(names::CLOSING_SINCE): "2026-11-23T00:00:00Z"}}}))];
+        let cases: [Case; 15] = [
             ("idle", &plain, &[], |_| (), Serving::Yes),
             ("running", &plain, &ready, |_| (), Serving::Yes),
             ("being deleted", &deleted, &ready, |_| (), Serving::Unavailable),
@@ -210,10 +216,17 @@ mod tests {
             ("bad schedule, but running", &plain, &ready, |it| it.runs = None, Serving::Yes),
             ("invalid", &plain, &[], |it| it.usable = false, Serving::Unavailable),
             ("invalid, but running", &plain, &ready, |it| it.usable = false, Serving::Yes),
-            ("invalid and stopped", &plain, &[], |it| (it.usable, it.runs) = (false, Some(false)), Serving::Stopped),
+            (
+                "invalid and stopped",
+                &plain,
+                &[],
+                |it| (it.usable, it.runs) = (false, Some(false)),
+                Serving::Stopped,
+            ),
             ("no card", &plain, &[], |it| it.no_card = true, Serving::NoCard),
             ("no card for one more", &plain, &starting, |it| it.no_card = true, Serving::Yes),
-            ("no card, the last one closes", &plain, &closing, |it| it.no_card = true, Serving::NoCard),
+            ("no card until the last one has gone", &plain, &closing, |it| it.no_card = true, Serving::Yes),
+            ("no card, and the last one has ended", &plain, &over, |it| it.no_card = true, Serving::NoCard),
             ("crashing", &plain, &starting, |it| it.crashing = true, Serving::Crashing),
             ("one crashes, another runs", &plain, &ready, |it| it.crashing = true, Serving::Yes),
         ];
@@ -230,7 +243,13 @@ mod tests {
         let route = build(&facts(&plain, &[]));
         assert_eq!((route.concurrency, route.limit), (8, Limit::Queue { depth: 100 }));
         let clocks = |it: &Route| {
-            (it.queue_timeout_ms, it.first_byte_timeout_ms, it.idle_timeout_ms, it.total_timeout_ms, it.drain_ms)
+            (
+                it.queue_timeout_ms,
+                it.first_byte_timeout_ms,
+                it.idle_timeout_ms,
+                it.total_timeout_ms,
+                it.drain_ms,
+            )
         };
         assert_eq!(clocks(&route), (60_000, 600_000, 60_000, 0, 30_000));
         let given = endpoint(&json!({"spec": {
@@ -251,11 +270,17 @@ mod tests {
         let mut pods = vec![
             pod(1, &json!({})),
             pod(2, &json!({"metadata": {"annotations": {(names::CLOSING_SINCE): "2026-11-23T00:00:00Z"}}})),
-            pod(3, &json!({"metadata": {"deletionTimestamp": "2026-11-23T00:00:00Z"}, "status": {"containerStatuses": [{"state": {"running": {}}}]}})),
+            pod(
+                3,
+                &json!({"metadata": {"deletionTimestamp": "2026-11-23T00:00:00Z"}, "status": {"containerStatuses": [{"state": {"running": {}}}]}}),
+            ),
             pod(4, &json!({"status": {"podIP": null}})),
             pod(5, &json!({"status": {"phase": "Failed"}})),
             pod(6, &json!({"status": {"podIP": "fd00::6"}})),
-            pod(7, &json!({"metadata": {"deletionTimestamp": "2026-11-23T00:00:00Z"}, "status": {"containerStatuses": [{"state": {"terminated": {}}}]}})),
+            pod(
+                7,
+                &json!({"metadata": {"deletionTimestamp": "2026-11-23T00:00:00Z"}, "status": {"containerStatuses": [{"state": {"terminated": {}}}]}}),
+            ),
             pod(8, &json!({})),
         ];
         pods[7].1 = true;
@@ -280,12 +305,21 @@ mod tests {
         for (container, expected) in [
             (json!({"name": "m"}), Probe::Connect),
             (json!({"name": "m", "readinessProbe": {"tcpSocket": {"port": 1}}}), Probe::Connect),
-            (json!({"name": "m", "readinessProbe": {"httpGet": {"port": 81, "path": "/healthz?x=1"}}}), get(81, "/healthz?x=1")),
+            (
+                json!({"name": "m", "readinessProbe": {"httpGet": {"port": 81, "path": "/healthz?x=1"}}}),
+                get(81, "/healthz?x=1"),
+            ),
             (json!({"name": "m", "readinessProbe": {"httpGet": {"port": 81}}}), get(81, "/")),
             (json!({"name": "m", "readinessProbe": {"httpGet": {"port": 81, "path": "up"}}}), get(81, "/up")),
-            (json!({"name": "m", "ports": [{"name": "web", "containerPort": 82}], "readinessProbe": {"httpGet": {"port": "web"}}}), get(82, "/")),
+            (
+                json!({"name": "m", "ports": [{"name": "web", "containerPort": 82}], "readinessProbe": {"httpGet": {"port": "web"}}}),
+                get(82, "/"),
+            ),
             (json!({"name": "m", "readinessProbe": {"httpGet": {"port": "web"}}}), Probe::Connect),
-            (json!({"name": "m", "readinessProbe": {"httpGet": {"port": 81, "scheme": "HTTPS"}}}), Probe::Connect),
+            (
+                json!({"name": "m", "readinessProbe": {"httpGet": {"port": 81, "scheme": "HTTPS"}}}),
+                Probe::Connect,
+            ),
             (json!({"name": "m", "readinessProbe": {"httpGet": {"port": 99999}}}), Probe::Connect),
         ] {
             let template = serde_json::from_value(json!({"spec": {"containers": [container]}})).unwrap();

@@ -115,8 +115,7 @@ impl Scale {
             let was = known.heard.as_ref().map(|(_, it)| it.workers.as_slice()).unwrap_or_default();
             let is_news = |it: &WorkerDemand| !was.iter().filter(empty).any(|before| before.id == it.id);
             let emptied = demand.workers.iter().filter(empty).any(is_news);
-            let load =
-                Load { in_flight: demand.in_flight, queued: demand.queued, served: demand.served };
+            let load = Load { in_flight: demand.in_flight, queued: demand.queued, served: demand.served };
             known.heard = Some((Instant::now(), demand));
             known.window.hear(now_ms, load, known.rules.map_or(60_000, |it| it.delay_ms));
             let (before, rules) = match (known.window.wanted(), known.rules) {

@@ -152,7 +152,10 @@ async fn a_gateway_gets_all_routes_once_and_then_what_changes() {
     let changed = Route { serving: Serving::Stopped, ..route(1) };
     world.link.put(vec![(key(1), Some(changed)), (key(0), None)]);
     let (changed, removed) = gateway.delta().await;
-    assert_eq!(changed.iter().map(|it| (it.serving, it.owner.as_str())).collect::<Vec<_>>(), [(Serving::Stopped, "g1")]);
+    assert_eq!(
+        changed.iter().map(|it| (it.serving, it.owner.as_str())).collect::<Vec<_>>(),
+        [(Serving::Stopped, "g1")]
+    );
     assert_eq!(changed[0].epoch, table.routes[1].epoch, "the owner is as before");
     assert_eq!(removed, [key(0)]);
 }
