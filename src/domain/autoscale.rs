@@ -155,9 +155,13 @@ impl Window {
 
     fn decision(&self, now_ms: u64, rules: &Rules, before: u32) -> Decision {
         let max = rules.max.max(rules.active);
-        let Some(load) = self.load(now_ms) else {
-            return Decision { wanted: before.clamp(rules.active, max), reason: Reason::NoData };
+        // As many as before, as far as the bounds allow.
+        let hold = |reason| match () {
+            () if before < rules.active => Decision { wanted: rules.active, reason: Reason::Active },
+            () if before > max => Decision { wanted: max, reason: Reason::Max },
+            () => Decision { wanted: before, reason },
         };
+        let Some(load) = self.load(now_ms) else { return hold(Reason::NoData) };
         let now = raw(requests(&load), rules);
         // Old peaks count as long as they are within the delay as it is now.
         let peak = self.peaks.iter().filter(|it| now_ms.saturating_sub(it.ended_ms) < rules.delay_ms);
@@ -174,14 +178,14 @@ impl Window {
         } else {
             Decision { wanted: now, reason: Reason::Demand }
         };
-        let before = before.min(max);
-        if of_demand.wanted >= before {
+        if of_demand.wanted >= before.min(max) {
             return of_demand;
         }
         // Fewer than there are: only as far as has been enough for a whole window.
         if !warm {
-            return Decision { wanted: before, reason: Reason::Warming };
+            return hold(Reason::Warming);
         }
+        let before = before.min(max);
         let mut floor = lately.min(before);
         if floor == 0 && !idle {
             floor = 1;
@@ -293,8 +297,8 @@ mod tests {
         let rules = rules(1, 4, 0, 1);
         let mut window = Window::default();
         check(&mut window, 0, &rules, 3, 3, Reason::NoData);
-        check(&mut Window::default(), 0, &rules, 0, 1, Reason::NoData);
-        check(&mut Window::default(), 0, &rules, 9, 4, Reason::NoData);
+        check(&mut Window::default(), 0, &rules, 0, 1, Reason::Active);
+        check(&mut Window::default(), 0, &rules, 9, 4, Reason::Max);
         // Pods of a rollout or lost ones are no news.
         check(&mut window, 1, &rules, 4, 3, Reason::NoData);
         report(&mut window, 10, 30, load(0, 0));
@@ -327,7 +331,7 @@ mod tests {
         report(&mut window, 0, 10, load(7, 0));
         check(&mut window, 10, &rules, 0, 7, Reason::Demand);
         window.reset();
-        check(&mut window, 11, &rules, 7, 1, Reason::NoData);
+        check(&mut window, 11, &rules, 7, 1, Reason::Active);
     }
 
     proptest! {

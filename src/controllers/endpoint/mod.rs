@@ -259,20 +259,25 @@ pub(super) fn claim(
     let promised =
         |it: &&Arc<SlimPod>| it.annotations().get(names::PROMISED_NODE).cloned().unwrap_or_default();
     let unbound: Vec<String> = unbound.map(promised).collect();
-    let surge = endpoint.spec.rollout.as_ref().map_or(0, |it| count(it.surge));
     let revision =
         worker::revision(&endpoint.spec.template, &Share::Shared, count(endpoint.spec.workers.gpus), None);
-    let (closing, live): (Vec<_>, Vec<_>) =
-        there.iter().copied().partition(|it| it.annotations().contains_key(names::CLOSING_SINCE));
-    let of = |it: usize| u32::try_from(it).unwrap_or(u32::MAX);
-    let is_current = |it: &Arc<SlimPod>| it.label(names::REVISION) == Some(&revision);
+    let number = |is_closing: bool, is_current: bool| {
+        let fits = |it: &&&Arc<SlimPod>| {
+            it.annotations().contains_key(names::CLOSING_SINCE) == is_closing
+                && (it.label(names::REVISION) == Some(&revision)) == is_current
+        };
+        u32::try_from(there.iter().filter(fits).count()).unwrap_or(u32::MAX)
+    };
+    let there = There {
+        live: number(false, true),
+        live_old: number(false, false),
+        closing: number(true, true),
+        closing_old: number(true, false),
+    };
     let on = !is_leaving(endpoint) && runs(endpoint, now).is_ok_and(|it| it.on);
-    let active = if on { count(endpoint.spec.workers.active) } else { 0 };
-    let wanted = if on { scaling::wanted(link, endpoint, of(live.len())) } else { 0 };
-    let ahead = if on && live.iter().any(|it| !is_current(it)) { surge } else { 0 };
-    // Who is closed holds its card and counts for nothing else, so its successor needs another one; but for a worker that
-    // is replaced in place: that waits for its card.
-    let closing = of(closing.iter().filter(|it| surge > 0 || is_current(it)).count());
+    let wanted = on.then(|| scaling::wanted(link, endpoint, there.live + there.live_old));
+    let surge = endpoint.spec.rollout.as_ref().map_or(0, |it| count(it.surge));
+    let (active, wanted) = there.claim(count(endpoint.spec.workers.active), wanted, surge);
     Some(Claim {
         key: key(endpoint),
         card_type: card_type.name_any(),
@@ -281,12 +286,39 @@ pub(super) fn claim(
         version: generation(endpoint),
         demand: Demand::Workers {
             cards: count(endpoint.spec.workers.gpus),
-            active: active + closing,
-            wanted: wanted + ahead + closing,
-            exist: of(there.len()),
+            active,
+            wanted,
+            exist: there.all(),
             unbound,
         },
     })
+}
+
+/// Workers that hold cards, and that nobody has told to go.
+#[derive(Debug, Clone, Copy)]
+struct There {
+    live: u32,
+    /// Of a former template.
+    live_old: u32,
+    closing: u32,
+    closing_old: u32,
+}
+
+impl There {
+    fn all(self) -> u32 {
+        let There { live, live_old, closing, closing_old } = self;
+        live + live_old + closing + closing_old
+    }
+
+    /// What to claim so that there is room for those that are missing: (active, wanted). Who is closed holds its card and
+    /// counts for nothing else, so its successor needs another one. But a rollout stays within its cards: there the
+    /// card of an old worker is awaited. `wanted`: none when it is stopped.
+    fn claim(self, active: u32, wanted: Option<u32>, surge: u32) -> (u32, u32) {
+        let There { live: _, live_old, closing, closing_old } = self;
+        let Some(wanted) = wanted else { return (0, 0) };
+        let ahead = if live_old + closing_old > 0 { surge } else { 0 };
+        (active + closing, wanted + ahead + closing)
+    }
 }
 
 /// A pod as the planner sees it.
@@ -623,6 +655,30 @@ pub(super) async fn release_ended(context: &Context, contract: &ContractRef) -> 
 mod tests {
     use super::*;
     use crate::api::endpoint::ScheduleRule;
+
+    #[test]
+    fn what_is_claimed_leaves_room_for_those_that_are_missing() {
+        // (live, live_old, closing, closing_old), wanted, surge: room for how many more.
+        for (there, wanted, surge, room, why) in [
+            ((0, 0, 0, 0), Some(2), 0, 2, "to begin with"),
+            ((2, 0, 0, 0), Some(2), 0, 0, "all are there"),
+            ((1, 0, 1, 0), Some(2), 0, 1, "one that closes is not counted"),
+            ((1, 0, 1, 0), Some(1), 0, 0, "nor replaced when it is not wanted"),
+            ((0, 2, 0, 0), Some(2), 0, 0, "in place: nothing ahead"),
+            ((0, 1, 0, 1), Some(2), 0, 0, "in place: its card is awaited"),
+            ((0, 1, 0, 0), Some(2), 0, 1, "in place: and then used"),
+            ((0, 2, 0, 0), Some(2), 1, 1, "one ahead"),
+            ((1, 1, 0, 1), Some(2), 1, 0, "no second one while the first old one finishes"),
+            ((1, 1, 0, 0), Some(2), 1, 1, "and then the next"),
+            ((0, 0, 0, 1), Some(1), 1, 1, "the new one is lost, while the old one finishes"),
+            ((2, 1, 0, 0), None, 0, 0, "stopped"),
+        ] {
+            let (live, live_old, closing, closing_old) = there;
+            let there = There { live, live_old, closing, closing_old };
+            let (_, claimed) = there.claim(1, wanted, surge);
+            assert_eq!(claimed.saturating_sub(there.all()), room, "{why}");
+        }
+    }
 
     #[test]
     fn the_last_rule_that_fired_holds_in_its_own_time_zone() {

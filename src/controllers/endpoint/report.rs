@@ -201,10 +201,8 @@ fn in_words(change: &Change) -> (&'static str, String) {
         autoscale::Reason::Max => "workers.max is the most",
         autoscale::Reason::Delayed => "as many as were needed within scaling.scaleDownDelaySeconds",
         autoscale::Reason::Idle => "no request for scaling.idleSeconds",
-        autoscale::Reason::NoData => "its gateway says nothing, and the bounds of workers have changed",
-        autoscale::Reason::Warming => {
-            "its gateway has not been heard for long, and the bounds of workers have changed"
-        }
+        autoscale::Reason::NoData => "its gateway says nothing",
+        autoscale::Reason::Warming => "its gateway has not been heard for long",
     };
     let what = if wanted > from { "ScaledUp" } else { "ScaledDown" };
     let note = format!(
