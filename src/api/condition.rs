@@ -91,6 +91,10 @@ pub enum Reason {
     NotReady,
     /// Endpoints are still bound.
     StillBound,
+    /// Workers end by themselves, one after the other, before they are ready.
+    CrashLoop,
+    /// The Secret with the keys of callers is missing, or not as it should be.
+    KeysInvalid,
 }
 
 impl Type {

@@ -1,7 +1,7 @@
 //! ServerlessEndpoint: workers by the second.
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -195,6 +195,12 @@ fn sixty() -> i32 {
     60
 }
 
+impl Default for Scaling {
+    fn default() -> Scaling {
+        Scaling { idle_seconds: sixty(), scale_down_delay_seconds: sixty() }
+    }
+}
+
 /// Requests that wait.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -211,6 +217,12 @@ pub struct Queue {
 
 fn hundred() -> i32 {
     100
+}
+
+impl Default for Queue {
+    fn default() -> Queue {
+        Queue { depth: hundred(), timeout_seconds: sixty() }
+    }
 }
 
 /// Clocks of a request, seconds; 0 = none.
@@ -241,6 +253,17 @@ fn six_hundred() -> i32 {
 
 fn thirty() -> i32 {
     30
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            first_byte_seconds: six_hundred(),
+            idle_seconds: sixty(),
+            total_seconds: 0,
+            drain_seconds: thirty(),
+        }
+    }
 }
 
 /// When an endpoint runs.
@@ -322,16 +345,62 @@ pub struct ServerlessEndpointStatus {
     /// Its workers.
     #[serde(default)]
     pub workers: WorkerCounts,
+    /// Where it is called, when the operator knows the gateway's domain.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub url: String,
     /// What finds its workers.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub selector: String,
     /// The revision of the template.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub revision: String,
+    /// The last ten decisions of the autoscaler that changed the number of workers, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub decisions: Vec<ScalingDecision>,
     /// Ready, CardsAvailable, WorkersReady.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// A decision of the autoscaler, and what it was made from.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ScalingDecision {
+    /// When.
+    pub time: Time,
+    /// Workers wanted from then on.
+    pub wanted: i32,
+    /// Workers wanted before.
+    pub from: i32,
+    /// Why.
+    pub reason: ScalingReason,
+    /// Requests in workers.
+    pub in_flight: i32,
+    /// Requests that waited.
+    pub queued: i32,
+    /// Workers that took requests.
+    pub ready: i32,
+}
+
+/// Why the autoscaler wants so many workers.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScalingReason {
+    /// The requests, and `spare`.
+    Demand,
+    /// `active` are always on.
+    Active,
+    /// `max` is the most.
+    Max,
+    /// More were needed within `scaleDownDelaySeconds`, or the last request is not `idleSeconds` ago.
+    Delayed,
+    /// No request for `idleSeconds`.
+    Idle,
+    /// The gateway says nothing: what is there stays.
+    NoData,
+    /// Not known for long enough to let a worker go.
+    Warming,
 }
 
 /// Where an endpoint is in its life.

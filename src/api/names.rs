@@ -33,6 +33,8 @@ pub const SPOT_SERVER: &str = "tenure.dev/spot-server";
 pub const REVISION: &str = "tenure.dev/revision";
 /// Pod annotation: the node that the worker was promised.
 pub const PROMISED_NODE: &str = "tenure.dev/promised-node";
+/// Pod annotation: since when the worker gets no new requests, RFC 3339.
+pub const CLOSING_SINCE: &str = "tenure.dev/closing-since";
 /// Group annotation: its machines.
 pub const MACHINES: &str = "tenure.dev/machines";
 /// Contract annotation: `<generation> <why>` of a purchase that was refused.

@@ -22,7 +22,7 @@ pub struct Options {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Runs the controllers. Several may run: one leads.
-    Operator(OperatorOptions),
+    Operator(Box<OperatorOptions>),
     /// Serves the requests of all endpoints. Several may run: each endpoint's slots are handed out by one of them.
     Gateway(Box<GatewayOptions>),
     /// Prints the CustomResourceDefinitions.
@@ -47,6 +47,53 @@ pub struct OperatorOptions {
     /// How logs are written. RUST_LOG filters them.
     #[arg(long, env = "TENURE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+    /// The gateways' link ports, `host:port` each, comma separated. A name may have many addresses. Absent: no gateway.
+    #[arg(long, env = "TENURE_GATEWAYS", value_delimiter = ',', value_parser = host_and_port,
+        requires_all = ["gateway_certificate", "gateway_key", "gateway_ca"])]
+    pub gateways: Vec<String>,
+    /// The certificate that gateways know this operator by, PEM.
+    #[arg(long, env = "TENURE_GATEWAY_CERTIFICATE")]
+    pub gateway_certificate: Option<PathBuf>,
+    /// Its key, PEM.
+    #[arg(long, env = "TENURE_GATEWAY_KEY")]
+    pub gateway_key: Option<PathBuf>,
+    /// Who signs the gateways' certificates, PEM.
+    #[arg(long, env = "TENURE_GATEWAY_CA")]
+    pub gateway_ca: Option<PathBuf>,
+    /// Endpoints are called at ENDPOINT.NAMESPACE.DOMAIN. Absent: no URL is shown.
+    #[arg(long, env = "TENURE_DOMAIN")]
+    pub domain: Option<String>,
+    /// How endpoints are called.
+    #[arg(long, env = "TENURE_GATEWAY_URL_SCHEME", value_enum, default_value_t = UrlScheme::Http)]
+    pub gateway_url_scheme: UrlScheme,
+}
+
+/// How endpoints are called.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UrlScheme {
+    /// In the clear.
+    Http,
+    /// By TLS.
+    Https,
+}
+
+impl UrlScheme {
+    /// As it stands in a URL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            UrlScheme::Http => "http",
+            UrlScheme::Https => "https",
+        }
+    }
+}
+
+/// `host:port`, as it is looked up later.
+fn host_and_port(text: &str) -> Result<String, String> {
+    let (host, port) = text.trim().rsplit_once(':').ok_or("write host:port")?;
+    let valid = !host.is_empty() && port.parse::<u16>().is_ok_and(|it| it > 0);
+    valid
+        .then(|| format!("{host}:{port}"))
+        .ok_or_else(|| "write host:port, with a port from 1 to 65535".to_owned())
 }
 
 /// Options of `tenure gateway`.
@@ -120,4 +167,40 @@ pub struct CrdsOptions {
     /// Write one file each into this folder, instead of to standard output.
     #[arg(long)]
     pub output_dir: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<OperatorOptions, String> {
+        let all = ["tenure", "operator"].iter().chain(arguments);
+        match Options::try_parse_from(all).map_err(|it| it.to_string())?.command {
+            Command::Operator(options) => Ok(*options),
+            Command::Gateway(_) | Command::Crds(_) => Err("another command".to_owned()),
+        }
+    }
+
+    const FILES: [&str; 6] = ["--gateway-certificate", "c", "--gateway-key", "k", "--gateway-ca", "a"];
+
+    #[test]
+    fn gateways_are_hosts_with_ports_and_need_a_certificate() {
+        for (gateways, expected) in [
+            ("gw:9443", Ok(vec!["gw:9443"])),
+            ("gw-0.gw:9443,[fd00::1]:9443", Ok(vec!["gw-0.gw:9443", "[fd00::1]:9443"])),
+            ("gw", Err("write host:port")),
+            ("gw:0", Err("with a port from 1 to 65535")),
+            (":9443", Err("with a port from 1 to 65535")),
+        ] {
+            let found = parse(&[&FILES[..], &["--gateways", gateways]].concat());
+            match (found, expected) {
+                (Ok(options), Ok(expected)) => assert_eq!(options.gateways, expected),
+                (Err(text), Err(words)) => assert!(text.contains(words), "{text}"),
+                (found, expected) => panic!("{gateways}: {found:?} instead of {expected:?}"),
+            }
+        }
+        assert!(parse(&["--gateways", "gw:9443"]).unwrap_err().contains("--gateway-certificate"));
+        let none = parse(&[]).unwrap();
+        assert_eq!((none.gateways.len(), none.gateway_url_scheme), (0, UrlScheme::Http));
+    }
 }

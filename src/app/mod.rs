@@ -18,7 +18,7 @@ use config::{Command, Options};
 /// Runs the program and returns its exit code.
 pub fn main() -> ExitCode {
     let result = match Options::parse().command {
-        Command::Operator(options) => operator::run(options).map_err(|it| it.to_string()),
+        Command::Operator(options) => operator::run(*options).map_err(|it| it.to_string()),
         Command::Gateway(options) => gateway::run(*options).map_err(|it| it.to_string()),
         Command::Crds(options) => print_crds(options.output_dir.as_deref()),
     };

@@ -13,7 +13,8 @@ use super::config::OperatorOptions;
 use super::health::{self, Health};
 use super::{clock, telemetry};
 use crate::cluster::{self, Cluster};
-use crate::controllers::{self, Context};
+use crate::controllers::{self, Context, Urls};
+use crate::link::tls;
 
 /// The Lease's name.
 const LEASE: &str = "tenure-operator";
@@ -32,6 +33,9 @@ pub enum Error {
     /// The address of the probes is taken, say.
     #[error("listen on {0}: {1}")]
     Listen(std::net::SocketAddr, #[source] std::io::Error),
+    /// Certificate, key or authority for the lines to the gateways.
+    #[error("load the certificate for gateways: {0}")]
+    Identity(#[from] tls::Error),
     /// Metrics collide.
     #[error("register metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -53,6 +57,13 @@ pub fn run(options: OperatorOptions) -> Result<(), Error> {
 
 async fn operate(options: OperatorOptions) -> Result<(), Error> {
     let identity = options.identity.unwrap_or_else(|| format!("{}-{}", host_name(), std::process::id()));
+    let dial = match (options.gateway_certificate, options.gateway_key, options.gateway_ca) {
+        (Some(certificate), Some(key), Some(ca)) if !options.gateways.is_empty() => {
+            Some(Arc::new(tls::Identity::load(&certificate, &key, &ca)?))
+        }
+        _ => None,
+    };
+    let urls = Urls { domain: options.domain, scheme: options.gateway_url_scheme.as_str().to_owned() };
     let registry = Registry::new();
     let leads = IntGauge::new("tenure_leads", "1 while this process holds the lease")?;
     registry.register(Box::new(leads.clone()))?;
@@ -66,7 +77,7 @@ async fn operate(options: OperatorOptions) -> Result<(), Error> {
     let cluster = Cluster::connect(options.kubeconfig, &identity, &registry).await?;
     let caches = cluster.watch();
     let election = LeaderElection::new(cluster.client.clone(), &options.lease_namespace, LEASE, &identity);
-    let context = Arc::new(Context::new(cluster, caches, clock::now, &registry)?);
+    let context = Arc::new(Context::new(cluster, caches, clock::now, &registry, options.gateways, urls)?);
 
     // A standby has its caches ready too: it takes over without a first list.
     tokio::select! {
@@ -81,7 +92,7 @@ async fn operate(options: OperatorOptions) -> Result<(), Error> {
             health.set_leads();
             tracing::info!("leading");
             let beat = Arc::new(move |which| health.beat(which));
-            controllers::run(context, beat, stop).await;
+            controllers::run(context, dial, beat, stop).await;
         }
     };
     let leading = election.with_lease(work);

@@ -49,10 +49,14 @@ pub enum Kind {
 #[derive(Default)]
 pub struct Changes {
     contracts: Mutex<Dirty>,
+    /// The same for who tells gateways their routes; `None` when nobody does.
+    routes: Mutex<Option<Dirty>>,
     /// Wakes who looks after contracts.
     pub contracts_changed: Notify,
     /// Wakes who looks after cards.
     pub cards_changed: Notify,
+    /// Wakes who tells gateways their routes.
+    pub routes_changed: Notify,
 }
 
 /// Contracts to look at.
@@ -68,8 +72,46 @@ impl Changes {
     /// Notes that a contract must be looked at.
     pub fn contract(&self, kind: Kind, namespace: &str, name: &str) {
         let contract = ContractRef { kind, namespace: namespace.to_owned(), name: name.to_owned() };
-        self.contracts.lock().unwrap_or_else(PoisonError::into_inner).contracts.insert(contract);
+        self.contracts.lock().unwrap_or_else(PoisonError::into_inner).contracts.insert(contract.clone());
         self.contracts_changed.notify_one();
+        self.route(contract);
+    }
+
+    /// Notes that a contract must be looked at when the allocator has come round, and wakes the allocator: what is asked
+    /// for is cards, and before it has answered there is nothing to do.
+    pub fn contract_after_cards(&self, kind: Kind, namespace: &str, name: &str) {
+        let contract = ContractRef { kind, namespace: namespace.to_owned(), name: name.to_owned() };
+        self.contracts.lock().unwrap_or_else(PoisonError::into_inner).contracts.insert(contract);
+        self.cards_changed.notify_one();
+    }
+
+    /// Is there any contract to look at?
+    pub fn any(&self) -> bool {
+        let dirty = self.contracts.lock().unwrap_or_else(PoisonError::into_inner);
+        dirty.all || !dirty.contracts.is_empty()
+    }
+
+    /// Notes that the route of a contract (or of what is bound to it) may be another one.
+    pub fn route(&self, contract: ContractRef) {
+        if let Some(dirty) = self.routes.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            dirty.contracts.insert(contract);
+            self.routes_changed.notify_one();
+        }
+    }
+
+    /// Notes that every route may be another one.
+    pub fn all_routes(&self) {
+        if let Some(dirty) = self.routes.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            dirty.all = true;
+            self.routes_changed.notify_one();
+        }
+    }
+
+    /// Which routes must be made anew; from now on they count as made. The first time all of them.
+    pub fn take_routes(&self) -> Dirty {
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = || Dirty { all: true, contracts: BTreeSet::new() };
+        routes.replace(Dirty::default()).unwrap_or_else(all)
     }
 
     /// Notes that everything must be looked at.
@@ -77,6 +119,7 @@ impl Changes {
         self.contracts.lock().unwrap_or_else(PoisonError::into_inner).all = true;
         self.contracts_changed.notify_one();
         self.cards_changed.notify_one();
+        self.all_routes();
     }
 
     /// What must be looked at; from now on it counts as seen.

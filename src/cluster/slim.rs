@@ -150,6 +150,9 @@ pub struct PodStatus {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Its address.
+    #[serde(rename = "podIP", default, skip_serializing_if = "Option::is_none")]
+    pub pod_ip: Option<String>,
     /// Its condition Ready, without the others.
     #[serde(default, deserialize_with = "only_ready")]
     pub conditions: Vec<SlimCondition>,
@@ -163,7 +166,11 @@ pub struct PodStatus {
 
 /// How a container is.
 #[derive(Serialize, Deserialize, Clone, Debug, Default)]
+#[serde(rename_all = "camelCase")]
 pub struct SlimContainerStatus {
+    /// How often the kubelet has started it again.
+    #[serde(default)]
+    pub restart_count: i32,
     /// What it does.
     #[serde(default)]
     pub state: SlimState,
@@ -200,6 +207,11 @@ impl SlimPod {
     /// Has it run to its end?
     pub fn is_over(&self) -> bool {
         matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    /// How often the kubelet has started one of its containers again.
+    pub fn restarts(&self) -> i32 {
+        self.status.container_statuses.iter().map(|it| it.restart_count).max().unwrap_or(0)
     }
 
     /// Has the kubelet said that nothing of it runs any more? A pod that no kubelet ever saw has nothing to end.

@@ -2,13 +2,14 @@
 //!
 //! `allocator` decides about cards for all contracts at once. The contracts' loop here looks at each contract that has
 //! changed: the files of its kind (`pool`, `group`, `spot`, `endpoint`) say what it wants of the allocator, what it runs and
-//! what it reports. A contract that fails is tried again by itself, later and later, and never stops the others.
+//! what it reports. `link` tells gateways their routes and hears what there is to do. A contract that fails is tried again by itself, later and later, and never stops the others.
 
 pub mod allocator;
 pub mod catalogue;
 pub mod endpoint;
 pub mod facts;
 pub mod group;
+pub mod link;
 pub mod pool;
 pub mod spot;
 pub mod status;
@@ -25,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::CardTypeStatus;
+use crate::api::endpoint::WorkerCounts;
 use crate::cluster::read::{Caches, ContractRef, Kind};
 use crate::cluster::{Cluster, write};
 use crate::domain::allocate::Outcome;
@@ -41,6 +43,8 @@ const TICK: Duration = Duration::from_secs(5);
 const CATALOGUE_EVERY: Duration = Duration::from_secs(1);
 /// A contract whose pods did not end by themselves for so long is as good as new.
 const FORGET_SETBACKS: Duration = Duration::from_mins(15);
+/// After so many pods that ended by themselves the next one is expected to do so too.
+const CRASHES: u32 = 2;
 
 /// What all controllers share.
 pub struct Context {
@@ -52,6 +56,10 @@ pub struct Context {
     pub now: fn() -> Timestamp,
     /// What the allocator last found.
     pub published: watch::Sender<Arc<Published>>,
+    /// What is shared with gateways.
+    pub link: link::Link,
+    /// How endpoints are called from outside.
+    pub urls: Urls,
     /// Passes by kind and outcome.
     passes: IntCounterVec,
     /// Cards by card type and state.
@@ -62,6 +70,21 @@ pub struct Context {
     fresh: Mutex<HashMap<ContractRef, tokio::time::Instant>>,
     /// Contracts whose pods end by themselves.
     setbacks: Mutex<HashMap<ContractRef, Setback>>,
+    /// Endpoints' PodDisruptionBudgets as last written or seen: most workers that must stay.
+    budgets: Mutex<HashMap<ContractRef, u32>>,
+    /// Workers of all endpoints, by state.
+    workers: IntGaugeVec,
+    /// What each endpoint adds to it.
+    worker_counts: Mutex<HashMap<ContractRef, WorkerCounts>>,
+}
+
+/// How endpoints are called from outside.
+#[derive(Debug, Clone, Default)]
+pub struct Urls {
+    /// The gateways' domain.
+    pub domain: Option<String>,
+    /// `http` or `https`.
+    pub scheme: String,
 }
 
 /// What the allocator last found.
@@ -82,6 +105,8 @@ struct Retry {
 
 /// Pods of a contract that ended by themselves, one after the other.
 struct Setback {
+    /// Of which template: another one is a new try.
+    version: String,
     count: u32,
     last: tokio::time::Instant,
 }
@@ -126,6 +151,8 @@ impl Context {
         caches: Caches,
         now: fn() -> Timestamp,
         registry: &Registry,
+        gateways: Vec<String>,
+        urls: Urls,
     ) -> prometheus::Result<Context> {
         let passes = IntCounterVec::new(
             Opts::new("tenure_passes_total", "Passes over contracts, by kind and how they ended"),
@@ -140,16 +167,26 @@ impl Context {
             &["card_type", "state"],
         )?;
         registry.register(Box::new(cards.clone()))?;
+        let workers = IntGaugeVec::new(
+            Opts::new("tenure_endpoint_workers", "Workers of all endpoints, by state"),
+            &["state"],
+        )?;
+        registry.register(Box::new(workers.clone()))?;
         Ok(Context {
             cluster,
             caches,
             now,
             published: watch::Sender::default(),
+            link: link::Link::new(gateways, now, registry)?,
+            urls,
             passes,
             cards,
             again: Mutex::default(),
             fresh: Mutex::default(),
             setbacks: Mutex::default(),
+            budgets: Mutex::default(),
+            workers,
+            worker_counts: Mutex::default(),
         })
     }
 
@@ -173,21 +210,52 @@ impl Context {
         left
     }
 
-    /// Notes that a pod of the contract ended by itself.
-    pub(in crate::controllers) fn note_setback(&self, contract: &ContractRef) {
+    /// Notes that a pod of the contract ended by itself. `version`: of its template.
+    pub(in crate::controllers) fn note_setback(&self, contract: &ContractRef, version: &str) {
         let mut setbacks = self.setbacks.lock().unwrap_or_else(PoisonError::into_inner);
         setbacks.retain(|_, it| it.last.elapsed() < FORGET_SETBACKS);
-        let setback = setbacks
-            .entry(contract.clone())
-            .or_insert(Setback { count: 0, last: tokio::time::Instant::now() });
+        let last = tokio::time::Instant::now();
+        let setback = setbacks.entry(contract.clone()).or_insert(Setback {
+            version: version.to_owned(),
+            count: 0,
+            last,
+        });
+        if setback.version != version {
+            *setback = Setback { version: version.to_owned(), count: 0, last };
+        }
         setback.count += 1;
-        setback.last = tokio::time::Instant::now();
+        setback.last = last;
     }
 
     /// How long to wait before a pod of the contract is started again: ever longer while they end by themselves.
-    pub(in crate::controllers) fn setback(&self, contract: &ContractRef) -> Option<Duration> {
+    pub(in crate::controllers) fn setback(&self, contract: &ContractRef, version: &str) -> Option<Duration> {
         let setbacks = self.setbacks.lock().unwrap_or_else(PoisonError::into_inner);
-        setbacks.get(contract)?.left()
+        setbacks.get(contract).filter(|it| it.version == version)?.left()
+    }
+
+    /// Have pods of the contract ended by themselves, one after the other, so that the next one may well do so too?
+    pub(in crate::controllers) fn is_crashing(&self, contract: &ContractRef, version: &str) -> bool {
+        let setbacks = self.setbacks.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = setbacks.get(contract).filter(|it| it.version == version);
+        known.is_some_and(|it| it.count >= CRASHES && it.last.elapsed() < FORGET_SETBACKS)
+    }
+
+    /// Notes how many workers an endpoint has, for the metrics.
+    pub(in crate::controllers) fn count_workers(&self, contract: &ContractRef, counts: Option<WorkerCounts>) {
+        let mut all = self.worker_counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match counts {
+            Some(counts) => all.insert(contract.clone(), counts),
+            None => all.remove(contract),
+        };
+        let (before, after) = (before.unwrap_or_default(), counts.unwrap_or_default());
+        for (state, before, after) in [
+            ("wanted", before.wanted, after.wanted),
+            ("ready", before.ready, after.ready),
+            ("starting", before.starting, after.starting),
+            ("draining", before.draining, after.draining),
+        ] {
+            self.workers.with_label_values(&[state]).add(i64::from(after) - i64::from(before));
+        }
     }
 
     /// What the allocator last said of a contract; `None` before it has looked at it.
@@ -207,8 +275,23 @@ pub enum Loop {
 }
 
 /// Runs all controllers until they are told to stop. The caches must be complete.
-pub async fn run(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: CancellationToken) {
-    tokio::join!(allocator::run(context.clone(), beat.clone(), stop.clone()), contracts(context, beat, stop));
+/// `dial` opens lines to gateways; without it there are none.
+pub async fn run<D: link::Dial>(
+    context: Arc<Context>,
+    dial: Option<Arc<D>>,
+    beat: Arc<impl Fn(Loop)>,
+    stop: CancellationToken,
+) {
+    let lines = async {
+        if let Some(dial) = dial {
+            link::run(context.clone(), dial, stop.clone()).await;
+        }
+    };
+    tokio::join!(
+        allocator::run(context.clone(), beat.clone(), stop.clone()),
+        contracts(context.clone(), beat, stop.clone()),
+        lines
+    );
 }
 
 /// Looks after contracts: each by itself, so that a slow one (a namespace whose admission hangs, say) delays no other.
@@ -223,6 +306,7 @@ async fn contracts(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: Cancel
     let mut passes: JoinSet<ContractRef> = JoinSet::new();
     let mut catalogue_due = true;
     let mut last_catalogue = last_all;
+    let mut last_look = last_all;
     loop {
         beat(Loop::Contracts);
         let news = tokio::select! {
@@ -238,7 +322,8 @@ async fn contracts(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: Cancel
             }
         };
         if news {
-            tokio::time::sleep(GATHER).await;
+            // The first change is acted on at once, what follows is gathered.
+            tokio::time::sleep_until(last_look + GATHER).await;
             let dirty = changes.take();
             let latest = published.borrow_and_update().clone();
             let all = dirty.all || last_all.elapsed() >= RESYNC;
@@ -256,6 +341,7 @@ async fn contracts(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: Cancel
                 catalogue_due = !catalogue::report(&context).await;
             }
             seen = latest;
+            last_look = tokio::time::Instant::now();
         }
         // One pass over a contract at a time; what changes meanwhile waits for the next.
         let ready: Vec<ContractRef> = waiting
@@ -270,6 +356,10 @@ async fn contracts(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: Cancel
             let context = context.clone();
             passes.spawn(async move {
                 pass(&context, &contract).await;
+                // What a pass has learned (a setback, the time of a schedule's rule) may be another route.
+                if contract.kind == Kind::Endpoint {
+                    context.caches.changes.route(contract.clone());
+                }
                 contract
             });
         }

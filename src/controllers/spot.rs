@@ -144,7 +144,7 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     Ok(protected
         .into_iter()
         .chain(wait)
-        .chain(context.setback(contract))
+        .chain(context.setback(contract, &generation(&*server)))
         .min()
         .map_or(Done::Settled, Done::LookAgain))
 }
@@ -191,11 +191,11 @@ async fn apply(
     match pod {
         // Its containers ended for good (the kubelet refused it, the node went): it is started again.
         Some(pod) if pod.is_over() && pod.metadata.deletion_timestamp.is_none() => {
-            context.note_setback(contract);
+            context.note_setback(contract, &generation(server));
             context.cluster.delete_pod(pod).await.map_err(Error::Apply)
         }
         Some(_) => Ok(()),
-        None if context.setback(contract).is_some() => Ok(()),
+        None if context.setback(contract, &generation(server)).is_some() => Ok(()),
         None => {
             let claim: PersistentVolumeClaim = serde_json::from_value(json!({
                 "metadata": {"name": disk_name(server), "namespace": server.namespace(), "ownerReferences": [owner], "labels": {names::SPOT_SERVER: server.name_any()}},

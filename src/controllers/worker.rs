@@ -169,6 +169,7 @@ pub fn build(worker: &Worker) -> Pod {
     let mut labels = meta.labels.unwrap_or_default();
     labels.extend(worker.labels.clone());
     let mut annotations = meta.annotations.unwrap_or_default();
+    annotations.remove(names::CLOSING_SINCE);
     if let Some(node) = &worker.promised_node {
         annotations.insert(names::PROMISED_NODE.to_owned(), node.clone());
     }

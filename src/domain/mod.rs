@@ -4,6 +4,7 @@
 //! properties. Conversion from what users write lives in `controllers`.
 
 pub mod allocate;
+pub mod autoscale;
 pub mod book;
 pub mod budget;
 pub mod fleet;

@@ -2,6 +2,7 @@
 
 /// A worker pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "what is seen of a pod; each combination occurs")]
 pub struct Worker {
     /// The pod's name.
     pub name: String,
@@ -17,6 +18,30 @@ pub struct Worker {
     pub ended: bool,
     /// When it was created, seconds since 1970.
     pub created_seconds: i64,
+    /// Requests in it, as the gateways say; `None` when they don't.
+    pub busy: Option<u32>,
+    /// Has it an address, so that a gateway may send it requests?
+    pub reachable: bool,
+    /// Is it closed: no gateway shall send it a new request?
+    pub closing: Option<Closing>,
+}
+
+/// How far a worker is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closing {
+    /// For how long, seconds.
+    pub for_seconds: i64,
+    /// Has who hands out its slots said that it gives out no more of them?
+    pub heard: bool,
+}
+
+/// How a worker is let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drain {
+    /// At once: no gateway sends it anything.
+    AtOnce,
+    /// It is closed first, and deleted when its last request has ended, or so many seconds after it was closed.
+    Within(i64),
 }
 
 /// What an endpoint shall have.
@@ -32,6 +57,8 @@ pub struct Wanted {
     pub room: u32,
     /// The number of the next worker: above that of every pod that is seen.
     pub next: u32,
+    /// How workers are let go.
+    pub drain: Drain,
 }
 
 /// What to do.
@@ -39,6 +66,10 @@ pub struct Wanted {
 pub struct Steps {
     /// Numbers of workers to create.
     pub create: Vec<u32>,
+    /// Names of workers that shall get no new requests from now on.
+    pub close: Vec<String>,
+    /// Names of closed workers that are wanted again.
+    pub reopen: Vec<String>,
     /// Names of workers to delete, with their grace.
     pub delete: Vec<String>,
     /// Names of workers whose end is complete: they may be forgotten, their cards are free.
@@ -56,11 +87,23 @@ pub struct Count {
     pub draining: u32,
 }
 
+impl Worker {
+    /// Is it there to stay?
+    pub fn is_live(&self) -> bool {
+        self.holds_cards() && self.closing.is_none()
+    }
+
+    /// Does it hold its cards, and has nobody told it to go?
+    pub fn holds_cards(&self) -> bool {
+        !self.leaving && !self.ended
+    }
+}
+
 /// Counts workers by state.
 pub fn count(workers: &[Worker]) -> Count {
     let mut count = Count::default();
     for worker in workers {
-        if worker.leaving {
+        if worker.leaving || (worker.closing.is_some() && !worker.ended) {
             count.draining += 1;
         } else if worker.ready && !worker.ended {
             count.ready += 1;
@@ -84,40 +127,85 @@ pub fn keep(workers: &[Worker]) -> Steps {
 /// Decides. New numbers follow the highest that is seen, so a stale view collides with the real pod's name instead of
 /// doubling it.
 ///
-/// Who leaves first when there are too many: workers of an old revision, then those not ready, then the youngest.
-/// A new revision takes over one worker at a time (`surge` of them ahead, when it is not zero), and only while every
-/// worker of the new revision is ready.
+/// Who leaves first when there are too many: workers of an old revision, then those not ready, then those with the fewest
+/// requests, then the youngest. A new revision takes over one worker at a time (`surge` of them ahead, when it is not zero),
+/// and only while every worker of the new revision is ready. While none of it is, the last ready worker of the old one is
+/// the last to leave: a template that never gets ready does not take it.
+///
+/// Leaving is two steps: it is closed, and deleted when it has nothing to do. In between it holds its cards and counts for
+/// nothing else; if more are wanted meanwhile, it is opened again rather than another one started.
 pub fn plan(wanted: &Wanted, workers: &[Worker]) -> Steps {
     let mut steps = keep(workers);
-    let mut live: Vec<&Worker> = workers.iter().filter(|it| !it.leaving && !it.ended).collect();
+    let current = |it: &Worker| it.revision == wanted.revision;
+    let mut live: Vec<&Worker> = workers.iter().filter(|it| it.is_live()).collect();
     // The first to leave comes first.
     live.sort_by_key(|it| {
-        (it.revision == wanted.revision, it.ready, -it.created_seconds, std::cmp::Reverse(it.number))
+        (current(it), it.ready, it.busy.unwrap_or(0), -it.created_seconds, std::cmp::Reverse(it.number))
     });
+    let mut closing: Vec<&Worker> =
+        workers.iter().filter(|it| it.holds_cards() && it.closing.is_some()).collect();
 
     let count = |it: usize| u32::try_from(it).unwrap_or(u32::MAX);
-    let new = count(live.iter().filter(|it| it.revision == wanted.revision).count());
-    let new_ready = count(live.iter().filter(|it| it.revision == wanted.revision && it.ready).count());
+    let new = count(live.iter().filter(|it| current(it)).count());
+    let new_ready = count(live.iter().filter(|it| current(it) && it.ready).count());
     let old = count(live.len()) - new;
     let all = new + old;
+    // Cards that come free by themselves are worth waiting for.
+    let card_is_coming =
+        !closing.is_empty() || (wanted.surge > 0 && workers.iter().any(|it| it.leaving && !it.ended));
     // Where there are no cards to surge with, workers are replaced in place.
     let surge = if old > 0 && (wanted.room > 0 || all > wanted.count) { wanted.surge } else { 0 };
 
     let most = wanted.count + surge;
-    let missing = wanted.count.saturating_sub(new).min(most.saturating_sub(all)).min(wanted.room);
-    steps.create = (wanted.next..).take(usize::try_from(missing).unwrap_or(0)).collect();
+    let missing = wanted.count.saturating_sub(new).min(most.saturating_sub(all));
+    reopen(&mut steps, &mut closing, missing, current);
+    let reopened = count(steps.reopen.len());
+    let started = (missing - reopened).min(wanted.room);
+    steps.create = (wanted.next..).take(usize::try_from(started).unwrap_or(0)).collect();
 
     let mut surplus = all.saturating_sub(most);
-    if surplus == 0 && missing == 0 && old > 0 && new == new_ready {
+    if surplus == 0 && started + reopened == 0 && old > 0 && new == new_ready {
         // Surging: each ready new one lets an old one go. In place: one goes, so that its cards are free for the next.
         surplus = match all.checked_sub(wanted.count) {
-            Some(0) => u32::from(surge == 0),
+            Some(0) => u32::from(surge == 0 && !card_is_coming),
             Some(ahead) => ahead.min(old),
             None => 0,
         };
     }
-    steps.delete.extend(live.iter().take(usize::try_from(surplus).unwrap_or(0)).map(|it| it.name.clone()));
+    if new_ready == 0
+        && let Some(last_good) = live.iter().rposition(|it| it.ready)
+    {
+        let last_good = live.remove(last_good);
+        live.push(last_good);
+    }
+    for worker in live.into_iter().take(usize::try_from(surplus).unwrap_or(0)) {
+        let closes = match wanted.drain {
+            Drain::AtOnce => false,
+            Drain::Within(_) => worker.reachable,
+        };
+        let list = if closes { &mut steps.close } else { &mut steps.delete };
+        list.push(worker.name.clone());
+    }
+    steps.delete.extend(closing.iter().filter(|it| is_drained(wanted.drain, it)).map(|it| it.name.clone()));
     steps
+}
+
+/// Opens closed workers again instead of starting others: the busiest first, then the oldest.
+fn reopen(steps: &mut Steps, closing: &mut Vec<&Worker>, missing: u32, current: impl Fn(&Worker) -> bool) {
+    closing.sort_by_key(|it| (std::cmp::Reverse(it.busy), it.created_seconds, it.number));
+    closing.retain(|it| {
+        let opens = steps.reopen.len() < usize::try_from(missing).unwrap_or(0) && current(it) && it.ready;
+        if opens {
+            steps.reopen.push(it.name.clone());
+        }
+        !opens
+    });
+}
+
+/// Has a closed worker nothing to do any more, or no time left?
+fn is_drained(drain: Drain, worker: &Worker) -> bool {
+    let (Drain::Within(seconds), Some(closing)) = (drain, worker.closing) else { return true };
+    !worker.reachable || closing.for_seconds >= seconds || (closing.heard && worker.busy == Some(0))
 }
 
 #[cfg(test)]
@@ -125,24 +213,33 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// `r` ready, `s` starting, `o` ready of an old revision, `d` on its way out, `D` that and ended, `e` ended.
+    /// `r` ready, `s` starting, `o` ready of an old revision, `x` not ready of an old revision, `c` closed, `O` closed of an
+    /// old revision, `d` on its way out, `D` that and ended, `e` ended.
     fn workers(states: &str) -> Vec<Worker> {
         (1_u32..)
             .zip(states.chars())
             .map(|(number, state)| Worker {
                 name: format!("w-{number}"),
                 number,
-                revision: if state == 'o' { "old" } else { "new" }.to_owned(),
-                ready: matches!(state, 'r' | 'o' | 'd'),
+                revision: if matches!(state, 'o' | 'x' | 'O') { "old" } else { "new" }.to_owned(),
+                ready: matches!(state, 'r' | 'o' | 'd' | 'c' | 'O'),
                 leaving: matches!(state, 'd' | 'D'),
                 ended: matches!(state, 'D' | 'e'),
                 created_seconds: i64::from(number),
+                busy: None,
+                reachable: true,
+                closing: matches!(state, 'c' | 'O').then_some(Closing { for_seconds: 0, heard: false }),
             })
             .collect()
     }
 
     fn wanted(count: u32, surge: u32) -> Wanted {
-        Wanted { count, revision: "new".to_owned(), surge, room: 99, next: 1 }
+        Wanted { count, revision: "new".to_owned(), surge, room: 99, next: 1, drain: Drain::AtOnce }
+    }
+
+    /// The same behind a gateway.
+    fn drained(count: u32, surge: u32) -> Wanted {
+        Wanted { drain: Drain::Within(30), ..wanted(count, surge) }
     }
 
     #[track_caller]
@@ -206,30 +303,138 @@ mod tests {
         check("orr", 2, 1, &[], &["w-1"], &[]);
     }
 
+    #[test]
+    fn behind_a_gateway_a_worker_is_closed_before_it_is_deleted() {
+        let steps = plan(&drained(1, 0), &workers("rr"));
+        assert_eq!((steps.close, steps.delete), (vec!["w-2".to_owned()], vec![]));
+        let mut unknown = workers("rs");
+        unknown[1].reachable = false;
+        let steps = plan(&drained(1, 0), &unknown);
+        assert_eq!(
+            (steps.close, steps.delete),
+            (vec![], vec!["w-2".to_owned()]),
+            "nobody can have called it"
+        );
+
+        for (for_seconds, heard, busy, goes) in [
+            (0, false, Some(0), false),
+            (0, true, Some(0), true),
+            (29, true, Some(1), false),
+            (29, true, None, false),
+            (29, false, None, false),
+            (30, false, None, true),
+            (30, true, Some(9), true),
+        ] {
+            let mut workers = workers("rc");
+            workers[1].closing = Some(Closing { for_seconds, heard });
+            workers[1].busy = busy;
+            let steps = plan(&drained(1, 0), &workers);
+            assert_eq!(!steps.delete.is_empty(), goes, "{for_seconds} s, heard {heard}, {busy:?}");
+            assert_eq!(plan(&wanted(1, 0), &workers).delete, ["w-2"], "no gateway: nothing to wait for");
+        }
+    }
+
+    #[test]
+    fn the_emptiest_leaves_among_equals() {
+        let mut busy = workers("rrr");
+        for (worker, requests) in busy.iter_mut().zip([2, 0, 1]) {
+            worker.busy = Some(requests);
+        }
+        assert_eq!(plan(&drained(2, 0), &busy).close, ["w-2"]);
+        assert_eq!(plan(&drained(1, 0), &busy).close, ["w-2", "w-3"]);
+        busy[0].ready = false;
+        assert_eq!(plan(&drained(2, 0), &busy).close, ["w-1"], "one that serves nobody");
+    }
+
+    #[test]
+    fn a_closed_worker_is_opened_again_before_another_is_started() {
+        let open = |states, count| plan(&drained(count, 0), &workers(states));
+        assert_eq!((open("rc", 2).reopen, open("rc", 2).create.len()), (vec!["w-2".to_owned()], 0));
+        assert_eq!((open("rc", 3).reopen.len(), open("rc", 3).create.len()), (1, 1));
+        assert_eq!(open("rc", 1).reopen.len(), 0, "it is not wanted");
+        assert_eq!(open("rO", 2).reopen.len(), 0, "not one of an old template");
+        assert_eq!(open("rd", 2).reopen.len(), 0, "what is deleted is gone");
+        let late = Wanted { room: 0, ..drained(2, 0) };
+        assert_eq!(plan(&late, &workers("rc")).reopen, ["w-2"], "it has its card");
+        let mut done = workers("rc");
+        done[1].closing = Some(Closing { for_seconds: 99, heard: true });
+        let steps = plan(&drained(2, 0), &done);
+        assert_eq!((steps.reopen.len(), steps.delete.len()), (1, 0), "even at the last moment");
+    }
+
+    #[test]
+    fn a_template_that_never_gets_ready_takes_no_good_worker_with_it() {
+        let full = |states, count, surge| {
+            plan(&Wanted { room: 0, next: 9, ..drained(count, surge) }, &workers(states))
+        };
+        let none: [&str; 0] = [];
+        for (states, count, surge, closed, why) in [
+            ("oo", 2, 0, &["w-2"][..], "one is down at a time"),
+            ("oO", 2, 0, &none[..], "until it is gone"),
+            ("od", 2, 0, &none[..], "and the new one there"),
+            ("os", 2, 0, &none[..], "and ready"),
+            ("or", 2, 0, &["w-1"][..], "then the next"),
+            ("ox", 2, 0, &["w-2"][..], "one that is down already comes first"),
+            ("o", 1, 0, &["w-1"][..], "with one worker and no surge there is no other way"),
+            ("oos", 2, 1, &none[..], "the new one is not ready"),
+            ("orO", 2, 1, &none[..], "a card is coming: no second one goes"),
+            ("ord", 2, 1, &none[..], "likewise"),
+            ("oos", 1, 1, &["w-2"][..], "fewer are wanted: the other good one stays"),
+            ("ooss", 1, 0, &["w-2", "w-4", "w-3"][..], "likewise"),
+            ("xs", 1, 0, &["w-1"][..], "there is no good one"),
+        ] {
+            assert_eq!(full(states, count, surge).close, closed, "{states} for {count}: {why}");
+        }
+    }
+
+    #[test]
+    fn the_old_template_applied_again_replaces_what_is_not_ready_first() {
+        for states in ["rx", "rrx", "xr"] {
+            let workers = workers(states);
+            let count = u32::try_from(workers.len()).unwrap();
+            let bad = workers.iter().find(|it| it.revision == "old").unwrap();
+            let steps = plan(&drained(count, 0), &workers);
+            assert_eq!(steps.close, [bad.name.as_str()], "{states}");
+        }
+        // One that had been closed for the bad template is opened again.
+        let steps = plan(&Wanted { room: 0, ..drained(2, 0) }, &workers("rc"));
+        assert_eq!(steps.reopen, ["w-2"]);
+    }
+
     proptest! {
         /// Whatever the workers do, there are never more than wanted (and the surge), and in the end just the wanted ones.
         #[test]
-        fn every_start_ends_in_what_is_wanted(states in "[rsodDe]{0,6}", count in 0..5_u32, surge in 0..3_u32) {
-            let mut wanted = wanted(count, surge);
+        fn every_start_ends_in_what_is_wanted(states in "[rsoxcOdDe]{0,6}", count in 0..5_u32, surge in 0..3_u32, gateway in any::<bool>()) {
+            let mut wanted = if gateway { drained(count, surge) } else { wanted(count, surge) };
             let mut world = workers(&states);
-            for _ in 0..60 {
+            for _ in 0..90 {
                 wanted.next = wanted.next.max(world.iter().map(|it| it.number + 1).max().unwrap_or(1));
                 let steps = plan(&wanted, &world);
-                let live_before = world.iter().filter(|it| !it.leaving && !it.ended).count();
+                let live_before = world.iter().filter(|it| it.holds_cards()).count();
+                prop_assert!(steps.close.iter().all(|it| !steps.delete.contains(it)));
                 world.retain(|it| !steps.release.contains(&it.name));
                 for worker in &mut world {
                     worker.ended |= worker.leaving;
                     worker.leaving |= steps.delete.contains(&worker.name);
                     worker.ready = !worker.ended;
+                    if let Some(closing) = &mut worker.closing {
+                        closing.for_seconds += 10;
+                    }
+                    if steps.close.contains(&worker.name) {
+                        worker.closing = Some(Closing { for_seconds: 0, heard: false });
+                    }
+                    if steps.reopen.contains(&worker.name) {
+                        worker.closing = None;
+                    }
                 }
                 for number in &steps.create {
                     prop_assert!(world.iter().all(|it| it.number != *number), "a number was used twice");
-                    world.push(Worker { name: format!("w-{number}"), number: *number, revision: "new".to_owned(), ready: false, leaving: false, ended: false, created_seconds: 99 });
+                    world.push(Worker { name: format!("w-{number}"), number: *number, revision: "new".to_owned(), ready: false, leaving: false, ended: false, created_seconds: 99, busy: None, reachable: true, closing: None });
                 }
-                let live = world.iter().filter(|it| !it.leaving && !it.ended).count();
+                let live = world.iter().filter(|it| it.is_live()).count();
                 prop_assert!(live <= live_before.max((count + surge) as usize));
             }
-            let live: Vec<&Worker> = world.iter().filter(|it| !it.leaving).collect();
+            let live: Vec<&Worker> = world.iter().filter(|it| !it.leaving && it.closing.is_none()).collect();
             prop_assert_eq!(live.len(), count as usize);
             prop_assert!(live.iter().all(|it| it.revision == "new" && it.ready));
         }

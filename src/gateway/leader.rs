@@ -85,7 +85,6 @@ impl Listener {
         let hello = FromGateway::Hello {
             replica: self.gateway.shared.me.to_string(),
             epoch_seen: self.gateway.epoch_seen(),
-            owned: self.gateway.owned(),
         };
         frame::write(&mut to, &hello).await?;
         let listening = async {

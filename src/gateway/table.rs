@@ -87,18 +87,6 @@ impl Endpoints {
         Table { replicas: self.replicas.borrow().clone(), routes }
     }
 
-    /// The endpoints that it owns, and since which epoch.
-    pub fn owned(&self) -> Vec<(EndpointKey, u64)> {
-        let mut owned: Vec<_> = self
-            .all()
-            .iter()
-            .filter(|it| it.is_mine())
-            .map(|it| (it.key().clone(), it.route().epoch))
-            .collect();
-        owned.sort();
-        owned
-    }
-
     /// The highest epoch that it has heard of.
     pub fn epoch_seen(&self) -> u64 {
         self.all().iter().map(|it| it.route().epoch).max().unwrap_or(0)

@@ -74,10 +74,9 @@ pub enum FromGateway {
         replica: String,
         /// The highest epoch that it has heard of: the leader's next ones are higher.
         epoch_seen: u64,
-        /// The endpoints that it owns, and since which epoch: a new leader leaves them where they are.
-        owned: Vec<(EndpointKey, u64)>,
     },
-    /// What the endpoints that it owns have to do. Sent when it changes, and all of it every second.
+    /// What the endpoints that it owns have to do. Sent when it changes, and all of it at once and then every second: a new
+    /// leader learns from it who owns what, and leaves that as it is.
     Demand(Vec<Demand>),
     /// It stops: its endpoints need another owner. It finishes what it has.
     Leaving,

@@ -467,6 +467,11 @@ fn the_marks_of_workers_are_tenures() {
     );
     refused(
         ADMIN,
+        &place.pod("p", "annotations: {tenure.dev/closing-since: \"2026-11-23T00:00:00Z\"}", "", ""),
+        "tenure.dev/closing-since is set by Tenure alone",
+    );
+    refused(
+        ADMIN,
         &place.pod("p", "finalizers: [tenure.dev/metering]", "", ""),
         "the finalizer tenure.dev/metering is set by Tenure",
     );
@@ -508,6 +513,15 @@ fn the_marks_of_workers_are_tenures() {
         r#"{"metadata":{"ownerReferences":null}}"#,
         "a worker belongs to its contract",
     );
+    // A worker that is closed would be ended, and one that has to go would stay.
+    place.cannot(
+        ADMIN,
+        "-n @ annotate pod worker tenure.dev/closing-since=2026-11-23T00:00:00Z",
+        "",
+        "to end a worker, delete it",
+    );
+    place.can(TENURE, "-n @ annotate pod worker tenure.dev/closing-since=2026-11-23T00:00:00Z", "");
+    place.cannot(ADMIN, "-n @ annotate pod worker tenure.dev/closing-since-", "", "to end a worker, delete it");
     place.can(ADMIN, "-n @ label pod worker team=x", "");
     place.can(
         ADMIN,
@@ -856,6 +870,8 @@ fn the_operator_may_do_what_it_does_and_no_more() {
         "create persistentvolumeclaims -A",
         "patch networkpolicies.networking.k8s.io -A",
         "create events.events.k8s.io -A",
+        "patch poddisruptionbudgets.policy -A",
+        "get secrets -A",
         "list payments.tenure.dev",
         "patch residentpools.tenure.dev -A",
         "patch serverlessendpoints.tenure.dev --subresource=status -A",
@@ -869,7 +885,8 @@ fn the_operator_may_do_what_it_does_and_no_more() {
         "update nodes",
         "create pods --subresource=exec -A",
         "create pods --subresource=binding -A",
-        "get secrets -A",
+        "list secrets -A",
+        "watch secrets -A",
         "patch namespaces",
         "delete persistentvolumeclaims -A",
         "create deployments.apps -A",

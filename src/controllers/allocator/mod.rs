@@ -72,6 +72,7 @@ pub async fn run(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: Cancella
     let mut newest = Newest::new();
     let mut trouble = Trouble::default();
     let mut gather = GATHER;
+    let mut last = Instant::now() - GATHER;
     loop {
         beat(Loop::Allocator);
         tokio::select! {
@@ -79,9 +80,11 @@ pub async fn run(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: Cancella
             () = context.caches.changes.cards_changed.notified() => (),
             () = tokio::time::sleep_until(trouble.next()) => (),
         }
-        tokio::time::sleep(gather).await;
+        // The first change is planned at once, what follows is gathered.
+        tokio::time::sleep_until(last + gather).await;
         // The more there is to plan, the more changes one plan answers: planning takes a tenth of a core at most.
         gather = (pass(&context, &mut newest, &mut trouble).await * 9).clamp(GATHER, GATHER_MOST);
+        last = Instant::now();
     }
 }
 
@@ -105,7 +108,7 @@ async fn pass(context: &Context, newest: &mut Newest, trouble: &mut Trouble) -> 
     let began_planning = Instant::now();
 
     let nodes = newest_nodes(context, newest);
-    let taken = snapshot::take(&context.caches, &nodes, (context.now)());
+    let taken = snapshot::take(&context.caches, &context.link, &nodes, (context.now)());
     let planned = plan(&taken.snapshot);
     let published = Published {
         outcomes: taken.by_contract(&planned),
@@ -119,6 +122,11 @@ async fn pass(context: &Context, newest: &mut Newest, trouble: &mut Trouble) -> 
         }
         new
     });
+
+    // Who waits for an answer looks now, also when the answer is as before.
+    if context.caches.changes.any() {
+        context.caches.changes.contracts_changed.notify_one();
+    }
 
     let thought = began_planning.elapsed();
 

@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use crate::api::names;
 use crate::cluster::read::{Caches, ContractRef, Kind};
 use crate::cluster::slim::{SlimNode, SlimPod};
+use crate::controllers::link::Link;
 use crate::controllers::{endpoint, facts, group, pool, reference, spot};
 use crate::domain::allocate::{Outcome, Plan};
 use crate::domain::book::{InUse, Key, Share, Shares};
@@ -33,7 +34,7 @@ impl Taken {
     }
 }
 
-pub(super) fn take(caches: &Caches, nodes: &[Arc<SlimNode>], now: jiff::Timestamp) -> Taken {
+pub(super) fn take(caches: &Caches, link: &Link, nodes: &[Arc<SlimNode>], now: jiff::Timestamp) -> Taken {
     let mut taken = Taken { snapshot: Snapshot::default(), contracts: HashMap::new() };
     for card_type in caches.card_types.all() {
         if let Ok(size) = facts::per_card(&card_type) {
@@ -65,7 +66,7 @@ pub(super) fn take(caches: &Caches, nodes: &[Arc<SlimNode>], now: jiff::Timestam
         claim(reference(Kind::Spot, &*it), spot::claim(caches, &it));
     }
     for it in caches.endpoints.all() {
-        claim(reference(Kind::Endpoint, &*it), endpoint::claim(caches, &it, now));
+        claim(reference(Kind::Endpoint, &*it), endpoint::claim(caches, link, &it, now));
     }
     let unreadable = [caches.pools.unreadable(), caches.groups.unreadable(), caches.spots.unreadable()];
     taken.snapshot.frozen = unreadable

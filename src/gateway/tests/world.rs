@@ -77,7 +77,7 @@ impl Backend for Slotted {
         let (sender, granted) = oneshot::channel();
         let arrival = {
             let mut held = self.slots.lock().unwrap();
-            let arrival = held.slots.arrive(Request { holder: "me".into(), ticket, since_ms: ticket });
+            let arrival = held.slots.arrive(Request { holder: "me".into(), ticket, since_ms: ticket, again: false });
             held.waiting.insert(ticket, sender);
             held.go(Vec::new());
             arrival

@@ -1,6 +1,14 @@
 //! ServerlessEndpoint: what it claims, which workers it runs, what it reports.
 //!
-//! Without a gateway there is no demand to follow: an elastic endpoint runs its active workers, a bound one its instances.
+//! An elastic endpoint runs as many workers as its gateway's demand needs (`scaling`); without a gateway there is no demand to
+//! follow, and it runs its active ones. A bound one runs its instances. `report` writes the status, `budget` keeps the
+//! PodDisruptionBudget.
+
+mod budget;
+mod report;
+mod scaling;
+
+pub(super) use scaling::route;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,19 +18,23 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
 
 use super::facts::{self, Problem};
-use super::pool::{GB, count, created_seconds, generation, is_leaving, key, number};
+use super::link::Link;
+use super::link::keys::{self, READ_EVERY};
+use super::link::routes::key_of;
+use super::pool::{GB, count, created_seconds, generation, is_leaving, key};
 use super::worker::{self, Worker};
 use super::{Context, Done, Error, TICK, pool, status};
-use crate::api::condition::{Conditions, Reason, Type};
-use crate::api::endpoint::{EndpointPhase, RuleState, Schedule, State, WorkerCounts};
+use crate::api::condition::Reason;
+use crate::api::endpoint::{RuleState, Schedule, State};
 use crate::api::group::{GroupPhase, Usage};
-use crate::api::{CardType, ServerlessEndpoint, ServerlessEndpointStatus, names};
+use crate::api::{CardType, ServerlessEndpoint, names};
 use crate::cluster::read::{Caches, ContractRef, Kind};
 use crate::cluster::slim::SlimPod;
 use crate::cluster::write;
 use crate::domain::allocate::Outcome;
 use crate::domain::book::Share;
 use crate::domain::fleet::{Claim, Demand};
+use crate::domain::units::Size;
 use crate::domain::workers;
 
 /// Names of workers that are tried when they belong to somebody else.
@@ -168,11 +180,20 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
     })
 }
 
+/// Does it run, and who says so?
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Runs {
+    on: bool,
+    /// `by its state`, or by which rule.
+    cause: String,
+}
+
 /// Does it run now?
-fn runs(endpoint: &ServerlessEndpoint, now: Timestamp) -> Result<bool, Problem> {
+fn runs(endpoint: &ServerlessEndpoint, now: Timestamp) -> Result<Runs, Problem> {
+    let by_state = |on| Ok(Runs { on, cause: "by its state".to_owned() });
     match endpoint.spec.state {
-        State::Running => Ok(true),
-        State::Stopped => Ok(false),
+        State::Running => by_state(true),
+        State::Stopped => by_state(false),
         State::Scheduled => {
             let none = || Problem::new(Reason::Invalid, "state Scheduled needs a schedule");
             scheduled(endpoint.spec.schedule.as_ref().ok_or_else(none)?, now)
@@ -181,13 +202,13 @@ fn runs(endpoint: &ServerlessEndpoint, now: Timestamp) -> Result<bool, Problem> 
 }
 
 /// What the last rule that fired says; before any has, it is stopped.
-fn scheduled(schedule: &Schedule, now: Timestamp) -> Result<bool, Problem> {
+fn scheduled(schedule: &Schedule, now: Timestamp) -> Result<Runs, Problem> {
     let zone = jiff::tz::TimeZone::get(&schedule.time_zone);
     let zone = zone.map_err(|_| {
         Problem::new(Reason::Invalid, format!("there is no time zone {}", schedule.time_zone))
     })?;
     let now = now.to_zoned(zone);
-    let mut last: Option<(jiff::Zoned, bool)> = None;
+    let mut last: Option<(jiff::Zoned, Runs)> = None;
     for rule in &schedule.rules {
         let bad = |it: croner::errors::CronError| {
             Problem::new(Reason::Invalid, format!("schedule rule `{}`: {it}", rule.at))
@@ -197,10 +218,12 @@ fn scheduled(schedule: &Schedule, now: Timestamp) -> Result<bool, Problem> {
         if let Ok(fired) = cron.find_previous_occurrence(&now, true)
             && last.as_ref().is_none_or(|(at, _)| fired >= *at)
         {
-            last = Some((fired, rule.state == RuleState::Running));
+            let cause = format!("by the schedule rule `{}`", rule.at);
+            last = Some((fired, Runs { on: rule.state == RuleState::Running, cause }));
         }
     }
-    Ok(last.is_some_and(|(_, runs)| runs))
+    let none = || Runs { on: false, cause: "by its schedule, of which no rule has come yet".to_owned() };
+    Ok(last.map_or_else(none, |(_, runs)| runs))
 }
 
 fn pods(caches: &Caches, endpoint: &ServerlessEndpoint) -> Vec<Arc<SlimPod>> {
@@ -221,23 +244,40 @@ fn pods(caches: &Caches, endpoint: &ServerlessEndpoint) -> Vec<Arc<SlimPod>> {
 }
 
 /// What the endpoint asks of the allocator: only elastic workers compete for cards.
-pub(super) fn claim(caches: &Caches, endpoint: &ServerlessEndpoint, now: Timestamp) -> Option<Claim> {
+pub(super) fn claim(
+    caches: &Caches,
+    link: &Link,
+    endpoint: &ServerlessEndpoint,
+    now: Timestamp,
+) -> Option<Claim> {
     endpoint.spec.placement.serverless.as_ref()?;
     let pods = pods(caches, endpoint);
     let (account, card_type) = elastic(caches, endpoint).ok()?;
-    let live: Vec<&Arc<SlimPod>> =
+    let there: Vec<&Arc<SlimPod>> =
         pods.iter().filter(|it| it.metadata.deletion_timestamp.is_none() && !it.is_over()).collect();
-    let unbound = live.iter().filter(|it| it.spec.node_name.is_none());
+    let unbound = there.iter().filter(|it| it.spec.node_name.is_none());
     let promised =
         |it: &&Arc<SlimPod>| it.annotations().get(names::PROMISED_NODE).cloned().unwrap_or_default();
     let unbound: Vec<String> = unbound.map(promised).collect();
-    let on = !is_leaving(endpoint) && runs(endpoint, now).unwrap_or(false);
-    let active = if on { count(endpoint.spec.workers.active) } else { 0 };
-    let surge = endpoint.spec.rollout.as_ref().map_or(0, |it| count(it.surge));
     let revision =
         worker::revision(&endpoint.spec.template, &Share::Shared, count(endpoint.spec.workers.gpus), None);
-    let rolling = live.iter().any(|it| it.label(names::REVISION) != Some(&revision));
-    let wanted = if rolling && on { active + surge } else { active };
+    let number = |is_closing: bool, is_current: bool| {
+        let fits = |it: &&&Arc<SlimPod>| {
+            it.annotations().contains_key(names::CLOSING_SINCE) == is_closing
+                && (it.label(names::REVISION) == Some(&revision)) == is_current
+        };
+        u32::try_from(there.iter().filter(fits).count()).unwrap_or(u32::MAX)
+    };
+    let there = There {
+        live: number(false, true),
+        live_old: number(false, false),
+        closing: number(true, true),
+        closing_old: number(true, false),
+    };
+    let on = !is_leaving(endpoint) && runs(endpoint, now).is_ok_and(|it| it.on);
+    let wanted = on.then(|| scaling::wanted(link, endpoint, there.live + there.live_old));
+    let surge = endpoint.spec.rollout.as_ref().map_or(0, |it| count(it.surge));
+    let (active, wanted) = there.claim(count(endpoint.spec.workers.active), wanted, surge);
     Some(Claim {
         key: key(endpoint),
         card_type: card_type.name_any(),
@@ -248,27 +288,71 @@ pub(super) fn claim(caches: &Caches, endpoint: &ServerlessEndpoint, now: Timesta
             cards: count(endpoint.spec.workers.gpus),
             active,
             wanted,
-            exist: u32::try_from(live.len()).unwrap_or(u32::MAX),
+            exist: there.all(),
             unbound,
         },
     })
 }
 
+/// Workers that hold cards, and that nobody has told to go.
+#[derive(Debug, Clone, Copy)]
+struct There {
+    live: u32,
+    /// Of a former template.
+    live_old: u32,
+    closing: u32,
+    closing_old: u32,
+}
+
+impl There {
+    fn all(self) -> u32 {
+        let There { live, live_old, closing, closing_old } = self;
+        live + live_old + closing + closing_old
+    }
+
+    /// What to claim so that there is room for those that are missing: (active, wanted). Who is closed holds its card and
+    /// counts for nothing else, so its successor needs another one. But a rollout stays within its cards: there the
+    /// card of an old worker is awaited. `wanted`: none when it is stopped.
+    fn claim(self, active: u32, wanted: Option<u32>, surge: u32) -> (u32, u32) {
+        let There { live: _, live_old, closing, closing_old } = self;
+        let Some(wanted) = wanted else { return (0, 0) };
+        let ahead = if live_old + closing_old > 0 { surge } else { 0 };
+        (active + closing, wanted + ahead + closing)
+    }
+}
+
 /// A pod as the planner sees it.
-fn seen(caches: &Caches, pod: &SlimPod) -> workers::Worker {
+fn seen(context: &Context, contract: &ContractRef, pod: &SlimPod) -> workers::Worker {
     let name = pod.name_any();
-    let leaving = pod.metadata.deletion_timestamp.is_some();
-    let node_gone = node_gone(caches, pod);
+    let said =
+        pod.metadata.uid.as_ref().and_then(|it| context.link.scale.worker(&scaling::key(contract), it));
+    // Since when nobody can tell is long ago.
+    let for_seconds = |since: &String| {
+        since.parse::<Timestamp>().map_or(i64::MAX, |it| (context.now)().as_second() - it.as_second())
+    };
+    let heard = said.as_ref().is_some_and(|it| it.closing);
     workers::Worker {
         number: number_of(&name),
         revision: pod.label(names::REVISION).unwrap_or_default().to_owned(),
-        ready: pod.is_ready() && !node_gone,
-        leaving,
-        // Who deletes the live pods of a node that is gone is the garbage collector, after a while: it may come back.
-        ended: pod.is_over() || (leaving && (node_gone || pod.has_ended())),
+        ready: pod.is_ready() && !node_gone(&context.caches, pod),
+        leaving: pod.metadata.deletion_timestamp.is_some(),
+        ended: has_ended(&context.caches, pod),
         created_seconds: created_seconds(pod),
+        busy: said.as_ref().map(|it| it.busy),
+        reachable: pod.status.pod_ip.is_some(),
+        closing: pod
+            .annotations()
+            .get(names::CLOSING_SINCE)
+            .map(|it| workers::Closing { for_seconds: for_seconds(it), heard }),
         name,
     }
+}
+
+/// Has the pod come to its end?
+fn has_ended(caches: &Caches, pod: &SlimPod) -> bool {
+    let leaving = pod.metadata.deletion_timestamp.is_some();
+    // Who deletes the live pods of a node that is gone is the garbage collector, after a while: it may come back.
+    pod.is_over() || (leaving && (node_gone(caches, pod) || pod.has_ended()))
 }
 
 /// The kubelet of a node that is gone says nothing any more.
@@ -282,41 +366,87 @@ fn number_of(pod_name: &str) -> u32 {
 
 // The driver.
 
+/// What one pass has found out.
+struct Pass {
+    /// Where its workers run, and what each may use; or why they can't.
+    place: Result<(Place, Size), Problem>,
+    runs: Result<Runs, Problem>,
+    /// Why nobody may call it.
+    keys: Option<Problem>,
+    revision: String,
+    /// Its workers end by themselves.
+    crashing: bool,
+    outcome: Option<Outcome>,
+    pods: Vec<Arc<SlimPod>>,
+    seen: Vec<workers::Worker>,
+    wanted: u32,
+}
+
 /// One pass over an endpoint.
 pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Result<Done, Error> {
     let caches = &context.caches;
     let Some(endpoint) = caches.endpoints.get(&contract.namespace, &contract.name) else {
+        context.link.scale.forget(&scaling::key(contract));
+        context.count_workers(contract, None);
+        budget::forget(context, contract);
         return release_ended(context, contract).await;
     };
     // Also those of an endpoint of this name that was there before.
     release_ended(context, contract).await?;
 
-    // Observe.
-    let pods = pods(caches, &endpoint);
-    let seen: Vec<workers::Worker> = pods.iter().map(|it| seen(caches, it)).collect();
-    let outcome = context.outcome(Kind::Endpoint, &contract.namespace, &contract.name);
+    // Observe, validate, plan.
+    let keys = keys::secret_name(&endpoint);
+    if let Some(secret) = keys {
+        context.link.keys.refresh(&context.cluster, &contract.namespace, secret).await;
+    }
+    let mut pass = look(context, contract, &endpoint);
+    let steps = plan(context, contract, &endpoint, &mut pass);
 
-    // Validate.
-    let place = place(context, &endpoint).and_then(|it| {
-        let cards = count(endpoint.spec.workers.gpus);
-        let per_card =
-            facts::per_card(&it.card_type).map_err(|it| Problem::new(Reason::Invalid, it.to_string()))?;
-        let mut size = per_card.times(cards);
-        let disk_bytes = it.disk_bytes.unwrap_or(size.disk_bytes);
-        if disk_bytes > size.disk_bytes {
-            let message = format!(
-                "diskGB is more than the {} bytes of disk that come with the cards of an instance",
-                size.disk_bytes
-            );
-            return Err(Problem::new(Reason::Invalid, message));
-        }
-        size.disk_bytes = disk_bytes;
-        worker::validate(&endpoint.spec.template, &it.card_type.spec.resource_name, &size)?;
-        Ok((it, per_card.times(cards)))
-    });
-    let runs = runs(&endpoint, (context.now)());
+    // Apply.
+    let applied = apply(context, contract, &endpoint, &pass, &steps).await;
+    let protected = budget::keep(context, contract, &endpoint, pass.wanted).await;
 
-    // Plan.
+    // Status.
+    let new = report::status(context, &endpoint, &pass);
+    context.count_workers(contract, Some(new.workers));
+    report::tell(context, &endpoint, &pass).await;
+    let wait =
+        status::report(context, contract, &*endpoint, endpoint.status.as_ref(), &new, |it| &it.conditions)
+            .await;
+    applied?;
+    protected?;
+    let wait = wait?;
+    let schedule = (endpoint.spec.state == State::Scheduled).then_some(TICK);
+    let keys = keys.map(|_| READ_EVERY);
+    let setback = context.setback(contract, &pass.revision);
+    let drained = scaling::next_drained(&endpoint, &pass.seen);
+    let again = [wait, setback, schedule, keys, drained].into_iter().flatten().min();
+    Ok(again.map_or(Done::Settled, Done::LookAgain))
+}
+
+/// Where its workers run and what each may use, if all that is as it should be.
+fn valid_place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<(Place, Size), Problem> {
+    let place = place(context, endpoint)?;
+    let cards = count(endpoint.spec.workers.gpus);
+    let per_card =
+        facts::per_card(&place.card_type).map_err(|it| Problem::new(Reason::Invalid, it.to_string()))?;
+    let mut size = per_card.times(cards);
+    let disk_bytes = place.disk_bytes.unwrap_or(size.disk_bytes);
+    if disk_bytes > size.disk_bytes {
+        let message = format!(
+            "diskGB is more than the {} bytes of disk that come with the cards of an instance",
+            size.disk_bytes
+        );
+        return Err(Problem::new(Reason::Invalid, message));
+    }
+    size.disk_bytes = disk_bytes;
+    worker::validate(&endpoint.spec.template, &place.card_type.spec.resource_name, &size)?;
+    Ok((place, per_card.times(cards)))
+}
+
+/// What there is, and what of it is valid.
+fn look(context: &Context, contract: &ContractRef, endpoint: &ServerlessEndpoint) -> Pass {
+    let place = valid_place(context, endpoint);
     let revision = match &place {
         Ok((it, _)) => worker::revision(
             &endpoint.spec.template,
@@ -326,52 +456,66 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
         ),
         Err(_) => endpoint.status.as_ref().map(|it| it.revision.clone()).unwrap_or_default(),
     };
-    let setback = context.setback(contract);
-    let room = match &place {
-        Ok((it, _)) if !it.open || setback.is_some() => 0,
-        Ok((it, _)) if it.elastic => outcome.as_ref().map_or(0, |it| it.worker_nodes.len()),
+    let pods = pods(&context.caches, endpoint);
+    let secret = keys::secret_name(endpoint);
+    Pass {
+        place,
+        runs: runs(endpoint, (context.now)()),
+        keys: secret.and_then(|it| context.link.keys.known(&contract.namespace, it)?.err()),
+        crashing: scaling::is_crashing(context, contract, &revision, &pods),
+        revision,
+        outcome: context.outcome(Kind::Endpoint, &contract.namespace, &contract.name),
+        seen: pods.iter().map(|it| seen(context, contract, it)).collect(),
+        pods,
+        wanted: 0,
+    }
+}
+
+/// Which workers start and leave; notes how many are wanted.
+fn plan(
+    context: &Context,
+    contract: &ContractRef,
+    endpoint: &ServerlessEndpoint,
+    pass: &mut Pass,
+) -> workers::Steps {
+    let live = number(&pass.seen, workers::Worker::is_live);
+    let count_wanted = match (&pass.place, &pass.runs) {
+        _ if is_leaving(endpoint) => Some(0),
+        (Ok(_), Ok(runs)) if !runs.on => {
+            context.link.scale.stopped(&key_of(endpoint));
+            Some(0)
+        }
+        (Ok((place, _)), Ok(_)) if place.elastic => Some(scaling::wanted(&context.link, endpoint, live)),
+        (Ok((place, _)), Ok(_)) => Some(place.wanted),
+        (Err(_), _) | (_, Err(_)) => None,
+    };
+    let Some(wanted) = count_wanted else {
+        pass.wanted = live;
+        return workers::keep(&pass.seen);
+    };
+    pass.wanted = wanted;
+    let room = match &pass.place {
+        Ok((it, _)) if !it.open || context.setback(contract, &pass.revision).is_some() => 0,
+        Ok((it, _)) if it.elastic => {
+            let nodes = pass.outcome.as_ref().map_or(0, |it| it.worker_nodes.len());
+            u32::try_from(nodes).unwrap_or(u32::MAX)
+        }
+        // Also one that is closed holds its cards.
         Ok((it, _)) => {
-            usize::try_from(it.wanted.saturating_sub(number_live(&seen)) + it.spare).unwrap_or(usize::MAX)
+            (it.wanted + it.spare).saturating_sub(number(&pass.seen, workers::Worker::holds_cards))
         }
         Err(_) => 0,
     };
-    let surge = endpoint.spec.rollout.as_ref().map_or(0, |it| count(it.surge));
-    let by_label = caches.pods.under(&format!("endpoint/{}/{}", contract.namespace, contract.name));
-    let next = by_label.iter().map(|it| number_of(&it.name_any()) + 1).max().unwrap_or(1);
-    let room = u32::try_from(room).unwrap_or(u32::MAX);
-    let plan = |count| {
-        workers::plan(&workers::Wanted { count, revision: revision.clone(), surge, room, next }, &seen)
+    let by_label = context.caches.pods.under(&format!("endpoint/{}/{}", contract.namespace, contract.name));
+    let wanted = workers::Wanted {
+        count: wanted,
+        revision: pass.revision.clone(),
+        surge: endpoint.spec.rollout.as_ref().map_or(0, |it| count(it.surge)),
+        room,
+        next: by_label.iter().map(|it| number_of(&it.name_any()) + 1).max().unwrap_or(1),
+        drain: scaling::drain(&context.link, endpoint),
     };
-    let (wanted, steps) = match (&place, &runs) {
-        _ if is_leaving(&*endpoint) => (0, plan(0)),
-        (Ok((place, _)), Ok(true)) => (place.wanted, plan(place.wanted)),
-        (Ok(_), Ok(false)) => (0, plan(0)),
-        (Err(_), _) | (_, Err(_)) => (number_live(&seen), workers::keep(&seen)),
-    };
-
-    // Apply.
-    let applied =
-        apply(context, contract, &endpoint, place.as_ref().ok(), &pods, &steps, outcome.as_ref(), &revision)
-            .await;
-
-    // Status.
-    let new = make_status(
-        context,
-        &endpoint,
-        place.as_ref().map(|it| &it.0),
-        &runs,
-        &seen,
-        wanted,
-        outcome.as_ref(),
-        &revision,
-    );
-    let wait =
-        status::report(context, contract, &*endpoint, endpoint.status.as_ref(), &new, |it| &it.conditions)
-            .await;
-    applied?;
-    let wait = wait?;
-    let schedule = (endpoint.spec.state == State::Scheduled).then_some(TICK);
-    Ok(wait.into_iter().chain(setback).chain(schedule).min().map_or(Done::Settled, Done::LookAgain))
+    workers::plan(&wanted, &pass.seen)
 }
 
 /// Whose worker it is; on a group also whose machine it uses.
@@ -385,41 +529,48 @@ fn labels(endpoint: &ServerlessEndpoint, revision: &str) -> BTreeMap<String, Str
     own.into_iter().chain(group).collect()
 }
 
-fn number_live(seen: &[workers::Worker]) -> u32 {
-    u32::try_from(seen.iter().filter(|it| !it.leaving && !it.ended).count()).unwrap_or(u32::MAX)
+fn number(seen: &[workers::Worker], which: fn(&workers::Worker) -> bool) -> u32 {
+    u32::try_from(seen.iter().filter(|it| which(it)).count()).unwrap_or(u32::MAX)
 }
 
-#[allow(clippy::too_many_arguments, reason = "the parts of one pass")]
 async fn apply(
     context: &Context,
     contract: &ContractRef,
     endpoint: &ServerlessEndpoint,
-    place: Option<&(Place, crate::domain::units::Size)>,
-    pods: &[Arc<SlimPod>],
+    pass: &Pass,
     steps: &workers::Steps,
-    outcome: Option<&Outcome>,
-    revision: &str,
 ) -> Result<(), Error> {
-    for pod in pods {
+    for pod in &pass.pods {
         let name = pod.name_any();
         if steps.delete.contains(&name) {
-            if pod.is_over() {
-                context.note_setback(contract);
+            // One of a former template says nothing about this one.
+            if pod.is_over() && pod.label(names::REVISION) == Some(&pass.revision) {
+                context.note_setback(contract, &pass.revision);
             }
             context.cluster.delete_pod(pod).await.map_err(Error::Apply)?;
         }
+        let since = (context.now)().round(jiff::Unit::Second).unwrap_or((context.now)()).to_string();
+        let change = match () {
+            () if steps.close.contains(&name) => Some(since.as_str()),
+            () if steps.reopen.contains(&name) => None,
+            () => continue,
+        };
+        match context.cluster.annotate::<Pod>(&pod.metadata, names::CLOSING_SINCE, change).await {
+            Ok(()) | Err(write::Error::NotFound) => (),
+            Err(error) => return Err(Error::Apply(error)),
+        }
     }
-    let (Some((place, size)), Some(owner)) = (place, endpoint.controller_owner_ref(&())) else {
+    let (Ok((place, size)), Some(owner)) = (&pass.place, endpoint.controller_owner_ref(&())) else {
         return Ok(());
     };
-    let promised = outcome.map(|it| it.worker_nodes.as_slice()).unwrap_or_default();
+    let promised = pass.outcome.as_ref().map(|it| it.worker_nodes.as_slice()).unwrap_or_default();
     let mut numbers = steps.create.first().copied().unwrap_or(1)..;
     for at in 0..steps.create.len() {
         let pod = worker::build(&Worker {
             name: String::new(),
             namespace: endpoint.namespace().unwrap_or_default(),
             owner: owner.clone(),
-            labels: labels(endpoint, revision),
+            labels: labels(endpoint, &pass.revision),
             card_resource: &place.card_type.spec.resource_name,
             share: place.share.clone(),
             cards: count(endpoint.spec.workers.gpus),
@@ -482,7 +633,7 @@ pub(super) async fn release_ended(context: &Context, contract: &ContractRef) -> 
     let pods = context.caches.pods.under(&format!("{kind}/{}/{}", contract.namespace, contract.name));
     for pod in pods {
         let held = pod.metadata.finalizers.iter().flatten().any(|it| it == names::METERING);
-        if held && seen(&context.caches, &pod).ended && pod.metadata.deletion_timestamp.is_some() {
+        if held && has_ended(&context.caches, &pod) && pod.metadata.deletion_timestamp.is_some() {
             // Not from a cache: containers on a node that is there may still run.
             let node = pod.spec.node_name.as_deref().filter(|_| node_gone(&context.caches, &pod));
             if let Some(node) = node
@@ -500,112 +651,34 @@ pub(super) async fn release_ended(context: &Context, contract: &ContractRef) -> 
     Ok(Done::Settled)
 }
 
-// Status.
-
-#[allow(clippy::too_many_arguments, reason = "the parts of one pass")]
-fn make_status(
-    context: &Context,
-    endpoint: &ServerlessEndpoint,
-    place: Result<&Place, &Problem>,
-    runs: &Result<bool, Problem>,
-    seen: &[workers::Worker],
-    wanted: u32,
-    outcome: Option<&Outcome>,
-    revision: &str,
-) -> ServerlessEndpointStatus {
-    let before = endpoint.status.clone().unwrap_or_default();
-    let counts = workers::count(seen);
-    let stopped = matches!(runs, Ok(false));
-    let card_type = place.map_or_else(|_| String::new(), |it| it.card_type.name_any());
-    let short = match place {
-        Ok(place) if place.elastic => {
-            outcome.and_then(|it| it.shortage.as_ref()).map(|it| pool::in_words(it, &card_type))
-        }
-        Ok(place) => place.short.clone(),
-        Err(problem) => Some(problem.clone()),
-    };
-    let short = runs.as_ref().err().cloned().or(short);
-    let live = counts.ready + counts.starting;
-    let phase = match () {
-        () if stopped && counts.draining + live > 0 => EndpointPhase::Stopping,
-        () if stopped => EndpointPhase::Stopped,
-        () if counts.ready > 0 => EndpointPhase::Running,
-        () if place.is_err() || runs.is_err() => EndpointPhase::Unavailable,
-        () if wanted == 0 && short.is_none() => EndpointPhase::Idle,
-        () if short.is_some() && live == 0 => EndpointPhase::Unavailable,
-        () => EndpointPhase::Starting,
-    };
-    let mut conditions = Conditions::new(&before.conditions, endpoint.metadata.generation, (context.now)());
-    let all_ready = counts.ready >= wanted;
-    let waits = wanted.saturating_sub(live) > 0 || place.is_ok_and(|it| !it.elastic);
-    let no_cards = short.clone().filter(|_| waits && !stopped);
-    match &no_cards {
-        Some(problem) => {
-            conditions.set(Type::CardsAvailable, Some(false), problem.reason, problem.message.clone())
-        }
-        // What it wants can't be told.
-        None if place.is_err() || runs.is_err() => conditions.set(
-            Type::CardsAvailable,
-            None,
-            Reason::Pending,
-            "not known while the endpoint is not valid",
-        ),
-        None => conditions.set(
-            Type::CardsAvailable,
-            Some(true),
-            Reason::AsBought,
-            "there are cards for all workers that are wanted",
-        ),
-    };
-    let former = seen.iter().filter(|it| !it.leaving && !it.ended && it.revision != revision).count();
-    let rolling = if former == 0 || place.is_err() {
-        String::new()
-    } else {
-        format!("; {former} are of the former template and are replaced one by one")
-    };
-    let of = format!("{} of {wanted} workers are ready{rolling}", counts.ready);
-    let workers_reason = if all_ready { Reason::Running } else { Reason::Progressing };
-    conditions.set(Type::WorkersReady, Some(all_ready), workers_reason, of.clone());
-    let (holds, reason, message) = match (place, runs) {
-        (Err(problem), _) | (_, Err(problem)) => (false, problem.reason, problem.message.clone()),
-        (Ok(_), Ok(false)) => (
-            true,
-            Reason::Stopped,
-            "stopped, as its state says; it serves nothing and costs nothing".to_owned(),
-        ),
-        (Ok(_), Ok(true)) => match no_cards {
-            Some(problem) => (false, problem.reason, problem.message),
-            None if wanted == 0 => (true, Reason::Idle, "scaled to zero".to_owned()),
-            None if all_ready => (true, Reason::Running, of),
-            None => (false, Reason::Progressing, of),
-        },
-    };
-    conditions.set(
-        Type::Ready,
-        Some(holds && !is_leaving(endpoint)),
-        if is_leaving(endpoint) { Reason::Deleting } else { reason },
-        message,
-    );
-    ServerlessEndpointStatus {
-        observed_generation: endpoint.metadata.generation,
-        phase: Some(phase),
-        ready: format!("{}/{}", counts.ready, wanted.max(1)),
-        workers: WorkerCounts {
-            wanted: number(wanted),
-            ready: number(counts.ready),
-            starting: number(counts.starting),
-            draining: number(counts.draining),
-        },
-        selector: format!("{}={}", names::ENDPOINT, endpoint.name_any()),
-        revision: revision.to_owned(),
-        conditions: conditions.done(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::api::endpoint::ScheduleRule;
+
+    #[test]
+    fn what_is_claimed_leaves_room_for_those_that_are_missing() {
+        // (live, live_old, closing, closing_old), wanted, surge: room for how many more.
+        for (there, wanted, surge, room, why) in [
+            ((0, 0, 0, 0), Some(2), 0, 2, "to begin with"),
+            ((2, 0, 0, 0), Some(2), 0, 0, "all are there"),
+            ((1, 0, 1, 0), Some(2), 0, 1, "one that closes is not counted"),
+            ((1, 0, 1, 0), Some(1), 0, 0, "nor replaced when it is not wanted"),
+            ((0, 2, 0, 0), Some(2), 0, 0, "in place: nothing ahead"),
+            ((0, 1, 0, 1), Some(2), 0, 0, "in place: its card is awaited"),
+            ((0, 1, 0, 0), Some(2), 0, 1, "in place: and then used"),
+            ((0, 2, 0, 0), Some(2), 1, 1, "one ahead"),
+            ((1, 1, 0, 1), Some(2), 1, 0, "no second one while the first old one finishes"),
+            ((1, 1, 0, 0), Some(2), 1, 1, "and then the next"),
+            ((0, 0, 0, 1), Some(1), 1, 1, "the new one is lost, while the old one finishes"),
+            ((2, 1, 0, 0), None, 0, 0, "stopped"),
+        ] {
+            let (live, live_old, closing, closing_old) = there;
+            let there = There { live, live_old, closing, closing_old };
+            let (_, claimed) = there.claim(1, wanted, surge);
+            assert_eq!(claimed.saturating_sub(there.all()), room, "{why}");
+        }
+    }
 
     #[test]
     fn the_last_rule_that_fired_holds_in_its_own_time_zone() {
@@ -623,7 +696,11 @@ mod tests {
             ("2026-11-21T10:00:00Z", "UTC", Some(false)),
             ("2026-11-21T10:00:00Z", "Mars/Phobos", None),
         ] {
-            assert_eq!(scheduled(&schedule(zone), now.parse().unwrap()).ok(), expected, "{now} {zone}");
+            assert_eq!(
+                scheduled(&schedule(zone), now.parse().unwrap()).ok().map(|it| it.on),
+                expected,
+                "{now} {zone}"
+            );
         }
     }
 }
