@@ -337,8 +337,11 @@ async fn contracts(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: Cancel
             waiting.extend(with_what_depends(&context.caches, todo));
             catalogue_due |= all || seen.cards != latest.cards || seen.conflicts != latest.conflicts;
             if catalogue_due && (all || last_catalogue.elapsed() >= CATALOGUE_EVERY) {
-                last_catalogue = tokio::time::Instant::now();
                 catalogue_due = !catalogue::report(&context).await;
+                // Before the allocator has said anything there was little to report: what it says then comes at once.
+                if catalogue_due || *latest != Published::default() {
+                    last_catalogue = tokio::time::Instant::now();
+                }
             }
             seen = latest;
             last_look = tokio::time::Instant::now();

@@ -521,7 +521,12 @@ fn the_marks_of_workers_are_tenures() {
         "to end a worker, delete it",
     );
     place.can(TENURE, "-n @ annotate pod worker tenure.dev/closing-since=2026-11-23T00:00:00Z", "");
-    place.cannot(ADMIN, "-n @ annotate pod worker tenure.dev/closing-since-", "", "to end a worker, delete it");
+    place.cannot(
+        ADMIN,
+        "-n @ annotate pod worker tenure.dev/closing-since-",
+        "",
+        "to end a worker, delete it",
+    );
     place.can(ADMIN, "-n @ label pod worker team=x", "");
     place.can(
         ADMIN,

@@ -288,7 +288,10 @@ async fn keep_routes(context: Arc<Context>, stop: CancellationToken) {
     let changes = context.caches.changes.clone();
     let mut published = context.published.subscribe();
     let mut seen = published.borrow_and_update().clone();
-    read_all_keys(&context).await;
+    tokio::select! {
+        () = stop.cancelled() => return,
+        () = read_all_keys(&context) => (),
+    }
     let mut last = Instant::now() - GATHER;
     let mut first = true;
     loop {
