@@ -22,6 +22,7 @@ mod life;
 pub mod limits;
 mod linger;
 pub mod metrics;
+mod overdue;
 mod pool;
 pub mod refuse;
 pub mod server;

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use crate::gateway::limits::Limits;
 use crate::gateway::tests::route;
-use crate::gateway::tests::world::{World, counting, soon, worker};
+use crate::gateway::tests::world::{World, counting, empty, http2_client, soon, worker};
 use crate::link::message::Route;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: chat.rp.gpu.test\r\n\r\n";
@@ -157,4 +157,66 @@ async fn no_worker_gets_more_than_its_slots() {
     }
     assert_eq!(heads.lock().unwrap().len(), 400);
     world.until(0, 0).await;
+}
+
+/// A worker that never ends its answer before its client closes.
+async fn endless() -> SocketAddr {
+    worker(|mut talk| async move {
+        talk.hear("\r\n\r\n").await;
+        talk.say("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+        let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+        let (mut reads, mut writes) = talk.stream.split();
+        let write = async {
+            while tokio::io::AsyncWriteExt::write_all(&mut writes, chunk.as_bytes()).await.is_ok() {}
+        };
+        tokio::select! {
+            _ = tokio::io::AsyncReadExt::read_u8(&mut reads) => (),
+            () = write => (),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_keeps_no_slot_for_good() {
+    let idle = Route { idle_timeout_ms: 50, ..route() };
+    for route in [idle, Route { total_timeout_ms: 50, ..route() }] {
+        let world = World::with(&[endless().await], route, Limits::default()).await;
+        let mut client = world.client().await;
+        client.say(GET).await;
+        client.hear("\r\n\r\n").await;
+        world.until(0, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_read_is_cut_and_its_connection_goes_on() {
+    let route = Route { idle_timeout_ms: 50, ..route() };
+    let world = World::with(&[endless().await], route, Limits::default()).await;
+    let stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let mut sender = http2_client(stream).await;
+    for _ in 0..2 {
+        let request = http::Request::get("http://chat.rp.gpu.test/x").body(empty()).unwrap();
+        let response = soon("an answer", sender.send_request(request)).await.unwrap();
+        world.until(0, 0).await;
+        drop(response);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_its_client_resets_frees_the_slot_when_the_worker_closes() {
+    let (address, end) = stubborn("");
+    let world = World::new(&[address]).await;
+    let stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let mut sender = http2_client(stream).await;
+    let request = || http::Request::get("http://chat.rp.gpu.test/x").body(empty()).unwrap();
+    let first = tokio::spawn(sender.send_request(request()));
+    world.until(1, 0).await;
+    let _second = tokio::spawn(sender.send_request(request()));
+    world.until(1, 1).await;
+    first.abort();
+    let mut seen = world.gateway.backend.seen.clone();
+    seen.mark_unchanged();
+    end.send(()).unwrap();
+    soon("the worker's end", seen.changed()).await.unwrap();
 }
