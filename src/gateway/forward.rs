@@ -1,9 +1,12 @@
 //! From a request that may go to a worker to the worker's answer.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri, Version};
@@ -46,6 +49,7 @@ pub fn pack(
     };
     let wants = headers::wants_upgrade(&parts.headers, parts.version);
     let upgrade = if wants { headers::upgrade(&parts.headers) } else { None };
+    let on_demand = parts.headers.contains_key(EXPECT);
     let switch = upgrade.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
     parts.extensions.clear();
     let (prefix, path) = split_path(&parts.uri, prefix)?;
@@ -55,7 +59,7 @@ pub fn pack(
         parts.headers.insert(UPGRADE, protocol);
     }
     address(&mut parts, path, protocol)?;
-    Ok(Parcel { request: Request::from_parts(parts, Upload::new(body)), protocol, switch })
+    Ok(Parcel { request: Request::from_parts(parts, Upload::new(body, on_demand)), protocol, switch })
 }
 
 /// What of the path names the endpoint, and what goes to the worker.
@@ -96,7 +100,10 @@ pub async fn forward<B: Backend>(
 ) -> Result<Response<Answer>, Reason> {
     let Parcel { mut request, protocol, switch } = parcel;
     for _ in 0..gateway.limits.attempts {
-        let slot = gateway.backend.admit(route).await?;
+        let slot = match admit(gateway, route, request.body_mut()).await {
+            Err(Reason::BadRequest) => return Err(connection.violation().unwrap_or(Reason::BadRequest)),
+            admitted => admitted?,
+        };
         let clocks = Clocks::new(route, arrived, Instant::now());
         match send(&gateway.pool, slot, protocol, request, clocks).await {
             Sent::Answered(response) => {
@@ -113,6 +120,20 @@ pub async fn forward<B: Backend>(
         }
     }
     Err(Reason::Unreachable)
+}
+
+/// Waits for a slot, and for the client to leave or to break a rule.
+async fn admit<B: Backend>(
+    gateway: &Gateway<B>,
+    route: &Arc<Route>,
+    upload: &mut Upload,
+) -> Result<Slot, Reason> {
+    let mut admitted = pin!(gateway.backend.admit(route));
+    poll_fn(|context| match admitted.as_mut().poll(context) {
+        Poll::Pending => upload.poll_ahead(context).map(|_| Err(Reason::BadRequest)),
+        admitted => admitted,
+    })
+    .await
 }
 
 /// Sends the request on a connection that waits, or on a new one. It comes back only if the worker takes no connection.

@@ -77,11 +77,14 @@ async fn a_client_that_leaves_the_queue_takes_nothing() {
     let mut first = world.client().await;
     first.say(GET).await;
     world.until(1, 0).await;
-    let mut second = world.client().await;
-    second.say(GET).await;
-    world.until(1, 1).await;
-    drop(second);
-    world.until(1, 0).await;
+    let post = "POST / HTTP/1.1\r\nHost: chat.rp.gpu.test\r\nContent-Length: 4\r\n\r\nbody";
+    for request in [GET, post] {
+        let mut second = world.client().await;
+        second.say(request).await;
+        world.until(1, 1).await;
+        drop(second);
+        world.until(1, 0).await;
+    }
     drop(first);
     end.send(()).unwrap();
     world.until(0, 0).await;
@@ -135,6 +138,33 @@ async fn an_answer_before_the_end_of_the_request_does_not_free_the_slot_before_t
     drop(client);
     world.until(1, 0).await;
     sender.send(()).unwrap();
+    world.until(0, 0).await;
+}
+
+#[tokio::test]
+async fn what_was_read_while_a_request_waited_goes_to_the_worker_in_order() {
+    let address = worker(|mut talk| async move {
+        let head = talk.hear("\r\n\r\n").await;
+        if head.starts_with("POST") {
+            talk.hear("3\r\none\r\n").await;
+            assert_eq!(talk.hear("0\r\n\r\n").await, "3\r\ntwo\r\n0\r\n\r\n");
+        } else {
+            assert_eq!(talk.hear_all().await, "");
+        }
+        talk.say("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await;
+    })
+    .await;
+    let world = World::new(&[address]).await;
+    let mut first = world.client().await;
+    first.say(GET).await;
+    world.until(1, 0).await;
+    let mut second = world.client().await;
+    let head = "POST / HTTP/1.1\r\nHost: chat.rp.gpu.test\r\nTransfer-Encoding: chunked\r\n\r\n";
+    second.say(&format!("{head}3\r\none\r\n")).await;
+    world.until(1, 1).await;
+    drop(first);
+    second.say("3\r\ntwo\r\n0\r\n\r\n").await;
+    second.hear("hello").await;
     world.until(0, 0).await;
 }
 
