@@ -70,7 +70,7 @@ pub enum Sent {
     /// The worker answers.
     Answered(Response<Box<Exchange>>),
     /// The connection had closed; the worker has seen nothing.
-    Untouched(Slot, Request<Upload>),
+    Untouched(Slot, Box<Request<Upload>>),
     /// It won't be answered.
     Failed(Reason),
 }
@@ -124,7 +124,7 @@ impl Exchange {
         match sent {
             Ok(Ok(response)) => Sent::Answered(exchange.answered(response).await),
             Ok(Err(mut error)) => match (error.take_message(), exchange.slot.take()) {
-                (Some(request), Some(slot)) => Sent::Untouched(slot, request),
+                (Some(request), Some(slot)) => Sent::Untouched(slot, Box::new(request)),
                 (_, slot) => {
                     exchange.slot = slot;
                     tracing::debug!(error = %error.error(), "a worker broke off");

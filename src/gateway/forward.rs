@@ -111,7 +111,7 @@ pub async fn forward<B: Backend>(
             }
             Sent::Untouched(slot, unsent) => {
                 slot.unreachable();
-                request = unsent;
+                request = *unsent;
             }
             Sent::Failed(Reason::BadRequest) => {
                 return Err(connection.violation().unwrap_or(Reason::BadRequest));
@@ -131,7 +131,7 @@ async fn admit<B: Backend>(
     let mut admitted = pin!(gateway.backend.admit(route));
     poll_fn(|context| match admitted.as_mut().poll(context) {
         Poll::Pending => upload.poll_ahead(context).map(|_| Err(Reason::BadRequest)),
-        admitted => admitted,
+        Poll::Ready(admitted) => Poll::Ready(admitted),
     })
     .await
 }
@@ -153,13 +153,13 @@ async fn send(
                 Ok(line) => line,
                 Err(error) => {
                     tracing::debug!(worker = %slot.worker.id, %error, "connect to a worker");
-                    return Sent::Untouched(slot, request);
+                    return Sent::Untouched(slot, Box::new(request));
                 }
             },
         };
         match Exchange::run(pool.clone(), line, slot, request, clocks).await {
             // It was closed while it waited; the worker may still be well.
-            Sent::Untouched(same, unsent) if !is_new => (slot, request) = (same, unsent),
+            Sent::Untouched(same, unsent) if !is_new => (slot, request) = (same, *unsent),
             sent => return sent,
         }
     }
