@@ -54,6 +54,11 @@ async fn a_path_names_an_endpoint_and_is_taken_off() {
         assert!(head.starts_with(&format!("GET {forwarded} HTTP/1.1\r\n")), "{head}");
         assert!(head.contains("x-forwarded-prefix: /rp/chat\r\n"), "{head}");
     }
+    let mut client = world.client().await;
+    client.say("GET /rp/chat/x HTTP/1.0\r\n\r\n").await;
+    assert!(client.hear_all().await.ends_with("hello"));
+    let head = heads.lock().unwrap().pop().unwrap();
+    assert!(head.starts_with("GET /x HTTP/1.1\r\n") && head.contains("\r\nhost: gpu.test\r\n"), "{head}");
 }
 
 #[tokio::test]
