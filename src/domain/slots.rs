@@ -75,15 +75,15 @@ pub struct Slots {
     workers: Vec<Worker>,
     queue: VecDeque<Request>,
     /// Gateways that have not said yet what they hold. While there are any, nothing is granted.
-    awaited: BTreeSet<Holder>,
+    expected: BTreeSet<Holder>,
     /// Requests that ended.
     served: u64,
 }
 
 impl Slots {
-    /// No workers yet. Nothing is granted before all of `awaited` have said what they hold, or are gone.
-    pub fn new(concurrency: u32, limit: Limit, awaited: BTreeSet<Holder>) -> Slots {
-        Slots { concurrency, limit, workers: Vec::new(), queue: VecDeque::new(), awaited, served: 0 }
+    /// No workers yet. Nothing is granted before all of `expected` have said what they hold, or are gone.
+    pub fn new(concurrency: u32, limit: Limit, expected: BTreeSet<Holder>) -> Slots {
+        Slots { concurrency, limit, workers: Vec::new(), queue: VecDeque::new(), expected, served: 0 }
     }
 
     /// A request arrives.
@@ -165,7 +165,7 @@ impl Slots {
 
     /// All that a gateway has in workers, in its own words: this replaces what was known of it. Who may go now.
     pub fn holds(&mut self, holder: &Holder, holds: &BTreeMap<WorkerId, u32>) -> Vec<Grant> {
-        self.awaited.remove(holder);
+        self.expected.remove(holder);
         for worker in &mut self.workers {
             worker.busy -= worker.holds.remove(holder).unwrap_or(0);
         }
@@ -215,8 +215,8 @@ impl Slots {
     }
 
     /// Gateways that have not said yet what they hold.
-    pub fn awaited(&self) -> impl Iterator<Item = &Holder> {
-        self.awaited.iter()
+    pub fn expected(&self) -> impl Iterator<Item = &Holder> {
+        self.expected.iter()
     }
 
     /// Each worker, whether it is open, and its requests.
@@ -231,7 +231,7 @@ impl Slots {
 
     /// The open worker with a free slot that has the fewest requests; of several the oldest.
     fn free(&self) -> Option<usize> {
-        if !self.awaited.is_empty() {
+        if !self.expected.is_empty() {
             return None;
         }
         let free = self.workers.iter().enumerate().filter(|(_, it)| it.open && it.busy < self.concurrency);
@@ -418,7 +418,7 @@ mod tests {
             let names = ["a", "b", "c", "d", "e"].map(id);
             let mut most = 2;
             let mut slots = Slots::new(most, Limit::Queue(depth), holders[1..].iter().cloned().collect());
-            let mut awaited: BTreeSet<Holder> = holders[1..].iter().cloned().collect();
+            let mut expected: BTreeSet<Holder> = holders[1..].iter().cloned().collect();
             // (holder, ticket) → worker, for those that are in one; and those that wait.
             let mut running: BTreeMap<(Holder, u64), WorkerId> = BTreeMap::new();
             let mut waiting: Vec<(Holder, u64)> = Vec::new();
@@ -457,7 +457,7 @@ mod tests {
                         let holder = &holders[usize::from(holder)];
                         running.retain(|(it, _), _| it != holder);
                         waiting.retain(|(it, _)| it != holder);
-                        awaited.remove(holder);
+                        expected.remove(holder);
                         grants = slots.gone(holder);
                     }
                     Step::Lost(holder) => {
@@ -467,7 +467,7 @@ mod tests {
                     }
                     Step::Holds(holder) => {
                         let holder = &holders[usize::from(holder)];
-                        awaited.remove(holder);
+                        expected.remove(holder);
                         let mut holds = BTreeMap::new();
                         for ((_, _), worker) in running.iter().filter(|((it, _), _)| it == holder) {
                             *holds.entry(worker.clone()).or_default() += 1;
@@ -476,7 +476,7 @@ mod tests {
                     }
                 }
                 for grant in grants {
-                    prop_assert!(awaited.is_empty(), "granted before all had said what they hold");
+                    prop_assert!(expected.is_empty(), "granted before all had said what they hold");
                     let place = waiting.iter().position(|it| *it == (grant.holder.clone(), grant.ticket));
                     prop_assert_eq!(place, Some(0), "first come, first served");
                     waiting.remove(0);
@@ -486,7 +486,7 @@ mod tests {
                 }
                 prop_assert_eq!(slots.in_flight() as usize, running.len());
                 prop_assert_eq!(slots.queued() as usize, waiting.len());
-                if awaited.is_empty() && !waiting.is_empty() {
+                if expected.is_empty() && !waiting.is_empty() {
                     let free = slots.workers().find(|(_, open, busy)| *open && *busy < most);
                     prop_assert!(free.is_none(), "somebody waits beside a free slot: {free:?}");
                 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
 use crate::gateway::edge::Connection;
-use crate::gateway::exchange::{Broken, Exchange};
+use crate::gateway::exchange::Exchange;
 
 /// A body on its way to a client.
 pub struct Answer {
@@ -66,12 +66,12 @@ impl Answer {
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = Broken;
+    type Error = hyper::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut self.content {
             Content::Words(words) if words.is_empty() => Poll::Ready(None),
             Content::Words(words) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(words))))),

@@ -184,9 +184,14 @@ impl<S> Edge<S> {
             return Poll::Pending;
         }
         let now = Instant::now();
-        let since = *self.waits_since.get_or_insert(now);
         let (between, begun) = (self.checker.is_between(), !self.held.is_empty());
         let idle = between && !begun;
+        let busy = self.connection.busy.load(Ordering::Relaxed) > 0;
+        if busy && (idle || self.checker.is_undecided()) {
+            // It is we who let the client wait.
+            self.waits_since = Some(now);
+        }
+        let since = *self.waits_since.get_or_insert(now);
         let limit = match (between, begun) {
             (true, true) => self.limits.head_timeout,
             (true, false) => self.limits.keep_alive_timeout,
@@ -194,12 +199,6 @@ impl<S> Edge<S> {
         };
         ready!(self.alarm.poll(context, Some(since + limit)));
         self.waits_since = None;
-        if self.connection.busy.load(Ordering::Relaxed) > 0 && (idle || self.checker.is_undecided()) {
-            // It is we who let the client wait.
-            self.waits_since = Some(now);
-            let _ = self.alarm.poll(context, Some(now + limit));
-            return Poll::Pending;
-        }
         if between && begun {
             self.refuse(Reason::HeadTimeout);
         } else if idle {

@@ -612,7 +612,7 @@ impl Endpoint {
     pub fn overdue(&self, until_ms: u64) -> Vec<Holder> {
         match &self.state().role {
             Role::Owner { slots, since_ms, .. } if *since_ms <= until_ms => {
-                slots.awaited().filter(|it| !self.shared.lines.has_back(it)).cloned().collect()
+                slots.expected().filter(|it| !self.shared.lines.has_back(it)).cloned().collect()
             }
             _ => Vec::new(),
         }

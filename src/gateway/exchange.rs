@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::gateway::admit::Slot;
 use crate::gateway::linger::linger;
+use crate::gateway::overdue;
 use crate::gateway::pool::{Line, Pool, Voice};
 use crate::gateway::refuse::Reason;
 use crate::gateway::upload::{Progress, Upload};
@@ -69,7 +70,7 @@ pub enum Sent {
     /// The worker answers.
     Answered(Response<Box<Exchange>>),
     /// The connection had closed; the worker has seen nothing.
-    Untouched(Slot, Request<Upload>),
+    Untouched(Slot, Box<Request<Upload>>),
     /// It won't be answered.
     Failed(Reason),
 }
@@ -83,7 +84,7 @@ pub struct Exchange {
     upload: Option<Arc<Progress>>,
     upload_pieces: u32,
     /// Why it breaks off, when the client has got what came before.
-    broken: Option<Broken>,
+    broken: Option<hyper::Error>,
     moved: Instant,
     clocks: Clocks,
     pool: Arc<Pool>,
@@ -123,7 +124,7 @@ impl Exchange {
         match sent {
             Ok(Ok(response)) => Sent::Answered(exchange.answered(response).await),
             Ok(Err(mut error)) => match (error.take_message(), exchange.slot.take()) {
-                (Some(request), Some(slot)) => Sent::Untouched(slot, request),
+                (Some(request), Some(slot)) => Sent::Untouched(slot, Box::new(request)),
                 (_, slot) => {
                     exchange.slot = slot;
                     tracing::debug!(error = %error.error(), "a worker broke off");
@@ -168,6 +169,8 @@ impl Exchange {
                 Poll::Ready(())
             })
             .await;
+        } else {
+            self.watch();
         }
         Response::from_parts(parts, self)
     }
@@ -214,6 +217,7 @@ impl Exchange {
     /// The worker has said its last word: its slot is free. Unless it has answered before it has read the whole request: then
     /// it is not done with it, and who drops us lingers.
     fn finish(&mut self, context: &mut Context<'_>) {
+        overdue::set(None);
         let Some(mut line) = self.line.take() else { return };
         line.drive(context);
         let ended = matches!(line.voice, Voice::Http1 { ended: true, .. });
@@ -229,17 +233,15 @@ impl Exchange {
         }
     }
 
-    /// Nothing has moved for too long, in either direction, or it all takes too long?
-    fn poll_clocks(&mut self, context: &mut Context<'_>) -> Poll<Reason> {
+    /// Says by when the answer has to move, in either direction, or to be at its end.
+    fn watch(&mut self) {
         let pieces = self.upload.as_ref().map_or(0, |it| it.pieces.load(Ordering::Relaxed));
         if pieces != self.upload_pieces {
             self.upload_pieces = pieces;
             self.moved = Instant::now();
         }
-        let idle = self.clocks.idle.map(|it| (self.moved + it, Reason::IdleTimeout));
-        let total = self.clocks.total.map(|it| (it, Reason::TotalTimeout));
-        let Some((deadline, reason)) = idle.into_iter().chain(total).min() else { return Poll::Pending };
-        self.poll_alarm(context, deadline).map(|()| reason)
+        let idle = self.clocks.idle.map(|it| self.moved + it);
+        overdue::set(idle.into_iter().chain(self.clocks.total).min());
     }
 
     fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
@@ -252,6 +254,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        overdue::set(None);
         // The answer goes first: that tells HTTP/2 to reset the stream.
         self.answer = None;
         if let (Some(line), Some(slot)) = (self.line.take(), self.slot.take()) {
@@ -260,25 +263,14 @@ impl Drop for Exchange {
     }
 }
 
-/// Why an answer breaks off.
-#[derive(Debug, thiserror::Error)]
-pub enum Broken {
-    /// The worker did it.
-    #[error("read the worker's answer")]
-    Worker(#[from] hyper::Error),
-    /// A clock did it.
-    #[error("{}", .0.row().message)]
-    Clock(Reason),
-}
-
 impl Body for Exchange {
     type Data = Bytes;
-    type Error = Broken;
+    type Error = hyper::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if let Some(broken) = self.broken.take() {
             return Poll::Ready(Some(Err(broken)));
         }
@@ -288,10 +280,13 @@ impl Body for Exchange {
             frame = self.poll_answer(context);
         }
         match frame {
-            Poll::Pending => self.poll_clocks(context).map(|reason| Some(Err(Broken::Clock(reason)))),
+            Poll::Pending => {
+                self.watch();
+                Poll::Pending
+            }
             Poll::Ready(Some(Err(error))) => {
                 // hyper throws away what it has not written when a body breaks; when we let it wait it writes.
-                self.broken = Some(error.into());
+                self.broken = Some(error);
                 context.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -299,6 +294,8 @@ impl Body for Exchange {
                 self.moved = Instant::now();
                 if self.answer.as_ref().is_some_and(Body::is_end_stream) {
                     self.finish(context);
+                } else {
+                    self.watch();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

@@ -1,9 +1,12 @@
 //! From a request that may go to a worker to the worker's answer.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri, Version};
@@ -47,6 +50,7 @@ pub fn pack(
     };
     let wants = headers::wants_upgrade(&parts.headers, parts.version);
     let upgrade = if wants { headers::upgrade(&parts.headers) } else { None };
+    let on_demand = parts.headers.contains_key(EXPECT);
     let switch = upgrade.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
     parts.extensions.clear();
     let (prefix, path) = split_path(&parts.uri, prefix)?;
@@ -56,7 +60,7 @@ pub fn pack(
         parts.headers.insert(UPGRADE, protocol);
     }
     address(&mut parts, path, protocol)?;
-    Ok(Parcel { request: Request::from_parts(parts, Upload::new(body)), protocol, switch })
+    Ok(Parcel { request: Request::from_parts(parts, Upload::new(body, on_demand)), protocol, switch })
 }
 
 /// What of the path names the endpoint, and what goes to the worker.
@@ -98,7 +102,10 @@ pub async fn forward<B: Backend>(
 ) -> Result<Response<Answer>, Reason> {
     let Parcel { mut request, protocol, switch } = parcel;
     for _ in 0..gateway.limits.attempts {
-        let slot = gateway.backend.admit(route).await?;
+        let slot = match admit(gateway, route, request.body_mut()).await {
+            Err(Reason::BadRequest) => return Err(connection.violation().unwrap_or(Reason::BadRequest)),
+            admitted => admitted?,
+        };
         let now = Instant::now();
         counters.waited(now.saturating_duration_since(arrived));
         let clocks = Clocks::new(route, arrived, now);
@@ -108,7 +115,7 @@ pub async fn forward<B: Backend>(
             }
             Sent::Untouched(slot, unsent) => {
                 slot.unreachable();
-                request = unsent;
+                request = *unsent;
             }
             Sent::Failed(Reason::BadRequest) => {
                 return Err(connection.violation().unwrap_or(Reason::BadRequest));
@@ -117,6 +124,20 @@ pub async fn forward<B: Backend>(
         }
     }
     Err(Reason::Unreachable)
+}
+
+/// Waits for a slot, and for the client to leave or to break a rule.
+async fn admit<B: Backend>(
+    gateway: &Gateway<B>,
+    route: &Arc<Route>,
+    upload: &mut Upload,
+) -> Result<Slot, Reason> {
+    let mut admitted = pin!(gateway.backend.admit(route));
+    poll_fn(|context| match admitted.as_mut().poll(context) {
+        Poll::Pending => upload.poll_ahead(context).map(|_| Err(Reason::BadRequest)),
+        Poll::Ready(admitted) => Poll::Ready(admitted),
+    })
+    .await
 }
 
 /// Sends the request on a connection that waits, or on a new one. It comes back only if the worker takes no connection.
@@ -136,13 +157,13 @@ async fn send(
                 Ok(line) => line,
                 Err(error) => {
                     tracing::debug!(worker = %slot.worker.id, %error, "connect to a worker");
-                    return Sent::Untouched(slot, request);
+                    return Sent::Untouched(slot, Box::new(request));
                 }
             },
         };
         match Exchange::run(pool.clone(), line, slot, request, clocks).await {
             // It was closed while it waited; the worker may still be well.
-            Sent::Untouched(same, unsent) if !is_new => (slot, request) = (same, unsent),
+            Sent::Untouched(same, unsent) if !is_new => (slot, request) = (same, *unsent),
             sent => return sent,
         }
     }

@@ -70,7 +70,8 @@ async fn steps<B: Backend>(
     arrived: Instant,
     case: &mut Case,
 ) -> Result<Response<Answer>, Refusal> {
-    let host = check(connection, &request)?;
+    // HTTP/1.0 may name no host; the worker gets one in any case.
+    let host = check(connection, &request)?.or_else(|| HeaderValue::from_str(&gateway.domain).ok());
     let (endpoint, prefix) = find_endpoint(gateway, host.as_ref(), request.uri().path())?;
     case.style = Style::of(request.headers(), request.uri().path().get(prefix..).unwrap_or_default());
     let route = gateway.backend.find(&endpoint).ok_or(Reason::Unknown)?;

@@ -31,6 +31,7 @@ pub mod limits;
 pub mod lines;
 mod linger;
 pub mod metrics;
+mod overdue;
 mod patience;
 pub mod peers;
 mod pool;

@@ -91,6 +91,7 @@ impl Line {
 /// The connections that wait for a request.
 pub struct Pool {
     limits: Arc<Limits>,
+    #[allow(clippy::vec_box, reason = "a line moves between pool and requests; its box is made once")]
     idle: Mutex<HashMap<Place, Vec<Box<Line>>>>,
 }
 

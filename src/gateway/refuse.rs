@@ -52,8 +52,6 @@ pub enum Reason {
     WorkerBroke,
     /// The worker did not begin to answer in time.
     FirstByteTimeout,
-    /// Nothing moved for too long.
-    IdleTimeout,
     /// The request took longer than it may in all.
     TotalTimeout,
 }
@@ -77,7 +75,7 @@ pub struct Row {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Reason; 22] = [
+    pub const ALL: [Reason; 21] = [
         Reason::Unknown,
         Reason::Stopped,
         Reason::Unavailable,
@@ -98,7 +96,6 @@ impl Reason {
         Reason::Unreachable,
         Reason::WorkerBroke,
         Reason::FirstByteTimeout,
-        Reason::IdleTimeout,
         Reason::TotalTimeout,
     ];
 
@@ -127,7 +124,6 @@ impl Reason {
             Reason::Unreachable => ("unreachable", 503, Some(1), 14, false, "no worker took the connection"),
             Reason::WorkerBroke => ("worker-broke", 502, None, 14, false, "the worker broke off before it answered"),
             Reason::FirstByteTimeout => ("first-byte-timeout", 504, None, 4, false, "the worker did not begin to answer in time"),
-            Reason::IdleTimeout => ("idle-timeout", 504, None, 4, false, "nothing moved for too long"),
             Reason::TotalTimeout => ("total-timeout", 504, None, 4, false, "the request took longer than it may"),
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

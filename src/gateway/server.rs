@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::Registry;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -28,6 +28,7 @@ use crate::gateway::keys::Rates;
 use crate::gateway::life::live;
 use crate::gateway::limits::Limits;
 use crate::gateway::metrics::Metrics;
+use crate::gateway::overdue::{WatchedStreams, watched};
 use crate::gateway::pool::Pool;
 use crate::gateway::refuse::Reason;
 use crate::link::message::{EndpointKey, Route};
@@ -205,7 +206,7 @@ impl<B: Backend> Entering<B> {
             self.speak_http2(TokioIo::new(edge), connection).await
         } else {
             let edge = Edge::new(stream, read, connection.clone(), limits.clone());
-            self.speak_http1(TokioIo::new(edge), connection).await
+            watched(self.speak_http1(TokioIo::new(edge), connection)).await.unwrap_or(Ok(()))
         }
     }
 
@@ -251,8 +252,8 @@ impl<B: Backend> Entering<B> {
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn http2_builder(limits: &Limits) -> http2::Builder<WatchedStreams> {
+    let mut builder = http2::Builder::new(WatchedStreams);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)

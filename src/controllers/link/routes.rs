@@ -288,7 +288,10 @@ mod tests {
         let workers: Vec<(&str, String, bool)> =
             route.workers.iter().map(|it| (it.id.as_str(), it.address.to_string(), it.closing)).collect();
         assert_eq!(
-            workers.iter().map(|(id, address, closing)| (*id, address.as_str(), *closing)).collect::<Vec<_>>(),
+            workers
+                .iter()
+                .map(|(id, address, closing)| (*id, address.as_str(), *closing))
+                .collect::<Vec<_>>(),
             [
                 ("u8", "10.0.0.8:9000", true),
                 ("u6", "[fd00::6]:9000", false),

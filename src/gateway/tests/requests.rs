@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::client::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,7 +16,7 @@ use crate::gateway::keys::tests::key;
 use crate::gateway::limits::Limits;
 use crate::gateway::server::Listener;
 use crate::gateway::tests::route;
-use crate::gateway::tests::world::{Talk, World, counting, soon, worker};
+use crate::gateway::tests::world::{Talk, World, counting, empty, http2_client, soon, worker};
 use crate::link::message::{Route, Serving};
 
 const GET: &str = "GET /v1/models?a=b HTTP/1.1\r\nHost: chat.rp.gpu.test\r\n\r\n";
@@ -55,6 +54,11 @@ async fn a_path_names_an_endpoint_and_is_taken_off() {
         assert!(head.starts_with(&format!("GET {forwarded} HTTP/1.1\r\n")), "{head}");
         assert!(head.contains("x-forwarded-prefix: /rp/chat\r\n"), "{head}");
     }
+    let mut client = world.client().await;
+    client.say("GET /rp/chat/x HTTP/1.0\r\n\r\n").await;
+    assert!(client.hear_all().await.ends_with("hello"));
+    let head = heads.lock().unwrap().pop().unwrap();
+    assert!(head.starts_with("GET /x HTTP/1.1\r\n") && head.contains("\r\nhost: gpu.test\r\n"), "{head}");
 }
 
 #[tokio::test]
@@ -289,21 +293,6 @@ async fn a_stop_cuts_what_does_not_end() {
     world.stop.cancel();
     assert_eq!(client.hear_all().await, "");
     soon("the end", world.serving).await.unwrap();
-}
-
-async fn http2_client<S>(
-    stream: S,
-) -> http2::SendRequest<http_body_util::combinators::BoxBody<Bytes, hyper::Error>>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    sender
-}
-
-fn empty() -> http_body_util::combinators::BoxBody<Bytes, hyper::Error> {
-    Full::new(Bytes::new()).map_err(|never| match never {}).boxed()
 }
 
 #[tokio::test]

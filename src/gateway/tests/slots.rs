@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use crate::gateway::limits::Limits;
 use crate::gateway::tests::route;
-use crate::gateway::tests::world::{World, counting, soon, worker};
+use crate::gateway::tests::world::{World, counting, empty, http2_client, soon, worker};
 use crate::link::message::Route;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: chat.rp.gpu.test\r\n\r\n";
@@ -77,11 +77,14 @@ async fn a_client_that_leaves_the_queue_takes_nothing() {
     let mut first = world.client().await;
     first.say(GET).await;
     world.until(1, 0).await;
-    let mut second = world.client().await;
-    second.say(GET).await;
-    world.until(1, 1).await;
-    drop(second);
-    world.until(1, 0).await;
+    let post = "POST / HTTP/1.1\r\nHost: chat.rp.gpu.test\r\nContent-Length: 4\r\n\r\nbody";
+    for request in [GET, post] {
+        let mut second = world.client().await;
+        second.say(request).await;
+        world.until(1, 1).await;
+        drop(second);
+        world.until(1, 0).await;
+    }
     drop(first);
     end.send(()).unwrap();
     world.until(0, 0).await;
@@ -139,6 +142,33 @@ async fn an_answer_before_the_end_of_the_request_does_not_free_the_slot_before_t
 }
 
 #[tokio::test]
+async fn what_was_read_while_a_request_waited_goes_to_the_worker_in_order() {
+    let address = worker(|mut talk| async move {
+        let head = talk.hear("\r\n\r\n").await;
+        if head.starts_with("POST") {
+            talk.hear("3\r\none\r\n").await;
+            assert_eq!(talk.hear("0\r\n\r\n").await, "3\r\ntwo\r\n0\r\n\r\n");
+        } else {
+            assert_eq!(talk.hear_all().await, "");
+        }
+        talk.say("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await;
+    })
+    .await;
+    let world = World::new(&[address]).await;
+    let mut first = world.client().await;
+    first.say(GET).await;
+    world.until(1, 0).await;
+    let mut second = world.client().await;
+    let head = "POST / HTTP/1.1\r\nHost: chat.rp.gpu.test\r\nTransfer-Encoding: chunked\r\n\r\n";
+    second.say(&format!("{head}3\r\none\r\n")).await;
+    world.until(1, 1).await;
+    drop(first);
+    second.say("3\r\ntwo\r\n0\r\n\r\n").await;
+    second.hear("hello").await;
+    world.until(0, 0).await;
+}
+
+#[tokio::test]
 async fn no_worker_gets_more_than_its_slots() {
     let (address, heads) = counting().await;
     let world = World::new(&[address]).await;
@@ -157,4 +187,66 @@ async fn no_worker_gets_more_than_its_slots() {
     }
     assert_eq!(heads.lock().unwrap().len(), 400);
     world.until(0, 0).await;
+}
+
+/// A worker that never ends its answer before its client closes.
+async fn endless() -> SocketAddr {
+    worker(|mut talk| async move {
+        talk.hear("\r\n\r\n").await;
+        talk.say("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+        let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+        let (mut reads, mut writes) = talk.stream.split();
+        let write = async {
+            while tokio::io::AsyncWriteExt::write_all(&mut writes, chunk.as_bytes()).await.is_ok() {}
+        };
+        tokio::select! {
+            _ = tokio::io::AsyncReadExt::read_u8(&mut reads) => (),
+            () = write => (),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_keeps_no_slot_for_good() {
+    let idle = Route { idle_timeout_ms: 50, ..route() };
+    for route in [idle, Route { total_timeout_ms: 50, ..route() }] {
+        let world = World::with(&[endless().await], route, Limits::default()).await;
+        let mut client = world.client().await;
+        client.say(GET).await;
+        client.hear("\r\n\r\n").await;
+        world.until(0, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_read_is_cut_and_its_connection_goes_on() {
+    let route = Route { idle_timeout_ms: 50, ..route() };
+    let world = World::with(&[endless().await], route, Limits::default()).await;
+    let stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let mut sender = http2_client(stream).await;
+    for _ in 0..2 {
+        let request = http::Request::get("http://chat.rp.gpu.test/x").body(empty()).unwrap();
+        let response = soon("an answer", sender.send_request(request)).await.unwrap();
+        world.until(0, 0).await;
+        drop(response);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_its_client_resets_frees_the_slot_when_the_worker_closes() {
+    let (address, end) = stubborn("");
+    let world = World::new(&[address]).await;
+    let stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let mut sender = http2_client(stream).await;
+    let request = || http::Request::get("http://chat.rp.gpu.test/x").body(empty()).unwrap();
+    let first = tokio::spawn(sender.send_request(request()));
+    world.until(1, 0).await;
+    let _second = tokio::spawn(sender.send_request(request()));
+    world.until(1, 1).await;
+    first.abort();
+    let mut seen = world.gateway.backend.seen.clone();
+    seen.mark_unchanged();
+    end.send(()).unwrap();
+    soon("the worker's end", seen.changed()).await.unwrap();
 }

@@ -7,6 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use prometheus::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -77,7 +81,8 @@ impl Backend for Slotted {
         let (sender, granted) = oneshot::channel();
         let arrival = {
             let mut held = self.slots.lock().unwrap();
-            let arrival = held.slots.arrive(Request { holder: "me".into(), ticket, since_ms: ticket, again: false });
+            let arrival =
+                held.slots.arrive(Request { holder: "me".into(), ticket, since_ms: ticket, again: false });
             held.waiting.insert(ticket, sender);
             held.go(Vec::new());
             arrival
@@ -234,4 +239,21 @@ pub async fn counting() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     })
     .await;
     (address, heads)
+}
+
+/// Any request's body.
+pub type AnyBody = http_body_util::combinators::BoxBody<Bytes, hyper::Error>;
+
+/// Speaks HTTP/2.
+pub async fn http2_client<S>(stream: S) -> http2::SendRequest<AnyBody>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+pub fn empty() -> AnyBody {
+    Full::new(Bytes::new()).map_err(|never| match never {}).boxed()
 }
