@@ -203,9 +203,10 @@ fn make_status(
     let in_place = number(has.cards_in_place());
     let spec = &pool.spec;
     let mut bought = bought(pool);
-    // Cards that are on two nodes for the moment of a replacement are not bought twice.
-    if outcome.is_some() {
-        bought.cards = bought.cards.max(locked.min(spec.cards));
+    // An order is whole or it is not: a part of it that is locked for a moment is not bought. And cards that are on two nodes for
+    // the moment of a replacement are not bought twice.
+    if outcome.is_some() && locked >= spec.cards {
+        bought.cards = bought.cards.max(spec.cards);
     }
     // Cards and disk are one order: more disk is bought when all cards are.
     if bought.cards >= spec.cards.max(1) && problem.is_none() && !is_leaving(pool) {

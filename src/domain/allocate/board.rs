@@ -369,12 +369,16 @@ fn give_back_surplus(slots: &mut [Slot<'_>], claims: &[&Claim]) {
         }
     }
     for claim in claims {
+        let share = claim.share();
+        let Some(at) = places.get_mut(&share) else { continue };
+        let have: u32 = at.iter().map(|at| slots[*at].locked.get(&share)).sum();
         let wanted = match &claim.demand {
+            // Somebody came in between while the order was carried out: it is whole or it is not, so what there is of it
+            // goes back, and all of it is bought anew when it fits.
+            Demand::Resident { cards, bought } if have < *cards => *bought,
             Demand::Resident { cards, .. } | Demand::Spot { cards, .. } => *cards,
             Demand::Dedicated { .. } | Demand::Workers { .. } => continue,
         };
-        let share = claim.share();
-        let Some(at) = places.get_mut(&share) else { continue };
         if matches!(claim.demand, Demand::Spot { .. }) {
             // A server is on one node: what is left of one after a fault is of no use to it.
             for slot in at.iter() {

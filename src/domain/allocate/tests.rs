@@ -459,6 +459,23 @@ fn pods_beyond_their_share_are_named_once_the_node_is_in_order() {
 }
 
 #[test]
+fn an_order_that_was_carried_out_in_part_is_whole_or_given_back() {
+    let half = |used: u32| {
+        used_by_workers(with_shares("a", &[(resident("p"), 4), (Share::Shared, 4)]), used)
+    };
+    let waits = |bought| claim("p", 0, Demand::Resident { cards: 5, bought });
+    for (used, bought, resident_cards) in [(3, 0, 5), (4, 0, 0), (4, 2, 2), (4, 4, 4)] {
+        let (plan, after) = check(&snapshot(vec![half(used)], vec![waits(bought)]));
+        assert_eq!(after.nodes[0].shares.get(&resident("p")), resident_cards, "{used} used, {bought} bought");
+        assert_eq!(plan.outcomes[&key("p")].shortage.is_some(), resident_cards < 5);
+    }
+}
+
+fn used_by_workers(node: Node, cards: u32) -> Node {
+    used(node, &[(Share::Shared, cards)])
+}
+
+#[test]
 fn a_pool_that_shrinks_keeps_what_is_in_place_while_other_cards_are_away() {
     let away = Node { healthy: 0, ..with_shares("a", &[(resident("p"), 3), (Share::Shared, 5)]) };
     let world = snapshot(vec![away, with_shares("b", &[(resident("p"), 8)])], vec![pool("p", 2)]);
