@@ -2,6 +2,7 @@
 //! decides where requests go, and is quicker than the news of the pod's Ready condition.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,9 +72,41 @@ async fn get(address: SocketAddr, path: &str) -> Option<u16> {
         .header(http::header::CONNECTION, "close")
         .body(Empty::new())
         .ok()?;
-    // The answer's head is all that is wanted: what is left is dropped with the connection.
-    tokio::select! {
-        answer = sender.send_request(request) => Some(answer.ok()?.status().as_u16()),
-        _ = connection => None,
+    let mut answer = pin!(sender.send_request(request));
+    // The answer's head is all that is wanted: what is left is dropped with the connection. The connection may end first, with
+    // the answer in its hands.
+    let answer = tokio::select! {
+        answer = &mut answer => answer,
+        _ = connection => answer.await,
+    };
+    Some(answer.ok()?.status().as_u16())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// Answers once, and closes at once, as servers do that are asked to.
+    async fn check(answer: &'static str, expected: bool) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut read = [0; 1024];
+            stream.read(&mut read).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let probe = Probe::Get { port: address.port(), path: "/healthz".to_owned() };
+        assert_eq!(tokio::join!(serving, ask(address, &probe)).1, expected, "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_worker_is_ready_when_it_says_so() {
+        check("HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nok\n", true).await;
+        check("HTTP/1.1 302 Found\r\nlocation: /\r\nconnection: close\r\n\r\n", true).await;
+        check("HTTP/1.1 503 Loading\r\ncontent-length: 0\r\n\r\n", false).await;
+        check("", false).await;
     }
 }
