@@ -1,7 +1,10 @@
 //! The integration tests: one binary.
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a failed expectation is what a test reports")]
 
+mod caller;
 mod faults;
+mod gateway;
+mod gateway_process;
 mod manifests;
 mod operator;
 mod policies;

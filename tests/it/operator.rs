@@ -1,7 +1,7 @@
 //! The real operator binary as a process of the tests, with the operator's own rights.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
@@ -24,11 +24,13 @@ pub struct Start<'a> {
     pub lease_namespace: &'a str,
     /// Its kubeconfig; absent: the API server itself, as the operator's ServiceAccount.
     pub kubeconfig: Option<PathBuf>,
+    /// What else stands on its command line.
+    pub arguments: Vec<String>,
 }
 
 impl Default for Start<'_> {
     fn default() -> Self {
-        Start { identity: "test", lease_namespace: "tenure-system", kubeconfig: None }
+        Start { identity: "test", lease_namespace: "tenure-system", kubeconfig: None, arguments: Vec::new() }
     }
 }
 
@@ -87,6 +89,7 @@ impl Operator {
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .arg("--kubeconfig")
             .arg(kubeconfig)
+            .args(&start.arguments)
             .env("RUST_LOG", "info,tenure=debug")
             .stdout(out.try_clone().expect("a file"))
             .stderr(out)
@@ -107,13 +110,7 @@ impl Operator {
 
     /// The body of a probe's answer; an answer other than 200 is an error.
     pub fn get(&self, path: &str) -> Result<String, String> {
-        let url = format!("http://127.0.0.1:{}{path}", self.port);
-        let output = Command::new("curl")
-            .args(["-fsS", "--max-time", "5", &url])
-            .output()
-            .map_err(|it| it.to_string())?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+        probe(self.port, path)
     }
 
     /// SIGTERM; how it ended.
@@ -138,13 +135,23 @@ impl Drop for Operator {
         self.child.kill().ok();
         self.child.wait().ok();
         if std::thread::panicking() {
-            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            eprintln!(
-                "-- the operator's last lines ({}):\n{}",
-                self.log.display(),
-                lines[lines.len().saturating_sub(40)..].join("\n")
-            );
+            eprintln!("-- the operator's last lines {}", last_lines(&self.log));
         }
     }
+}
+
+/// The body of the answer on a port for probes; an answer other than 200 is an error.
+pub fn probe(port: u16, path: &str) -> Result<String, String> {
+    let url = format!("http://127.0.0.1:{port}{path}");
+    let output =
+        Command::new("curl").args(["-fsS", "--max-time", "5", &url]).output().map_err(|it| it.to_string())?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+/// How a log ends, and where it is.
+pub fn last_lines(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    format!("({}):\n{}", log.display(), lines[lines.len().saturating_sub(40)..].join("\n"))
 }
