@@ -119,11 +119,10 @@ fn routes(
     leaving: CancellationToken,
     registry: Registry,
 ) -> Router {
-    let version = endpoints.version();
     let readyz = move || async move {
         if leaving.is_cancelled() {
             (StatusCode::SERVICE_UNAVAILABLE, "it leaves\n")
-        } else if *version.borrow() == 0 {
+        } else if !endpoints.knows_routes() {
             (StatusCode::SERVICE_UNAVAILABLE, "no leader has told it its routes yet\n")
         } else if ready.load(Ordering::Relaxed) {
             (StatusCode::OK, "ok\n")

@@ -17,6 +17,10 @@ impl Backend for Arc<Endpoints> {
         Endpoints::find(self, endpoint).map(|it| it.route())
     }
 
+    fn knows_routes(&self) -> bool {
+        Endpoints::knows_routes(self)
+    }
+
     async fn admit(&self, route: &Arc<Route>) -> Result<Slot, Reason> {
         let endpoint = Endpoints::find(self, &route.endpoint).ok_or(Reason::Unknown)?;
         let mut waiting = match endpoint.acquire(self.now_ms()) {
