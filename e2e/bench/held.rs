@@ -16,9 +16,10 @@ use tokio::sync::OnceCell;
 async fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [gateway, probes, worker, host, pid, count] = &words[..] else {
-        panic!("usage: held GATEWAY PROBES WORKER HOST PID COUNT")
+        eprintln!("usage: held GATEWAY PROBES WORKER HOST PID COUNT");
+        std::process::exit(2);
     };
-    let count: usize = count.parse().expect("COUNT is a number");
+    let count: u32 = count.parse().expect("COUNT is a number");
     let (open, opened) = (Arc::new(AtomicBool::new(false)), Arc::new(OnceCell::new()));
     let listener = TcpListener::bind(worker).await.expect("the worker's address is free");
     tokio::spawn(play_worker(listener, open.clone(), opened.clone()));
@@ -46,8 +47,8 @@ async fn main() {
     times.sort_unstable();
     let since = *opened.get().expect("it was opened before anybody was answered");
     let milliseconds = |at: &Instant| at.duration_since(since).as_secs_f64() * 1e3;
-    let each_kb = held_kb.saturating_sub(before_kb) as f64 / count as f64;
-    let (first, last) = (milliseconds(&times[0]), milliseconds(&times[count - 1]));
+    let each_kb = f64::from(held_kb.saturating_sub(before_kb)) / f64::from(count);
+    let (first, last) = (milliseconds(&times[0]), milliseconds(&times[times.len() - 1]));
     println!("{first:.2} {last:.2} {each_kb:.1}");
 }
 
@@ -85,7 +86,7 @@ async fn play_worker(listener: TcpListener, open: Arc<AtomicBool>, opened: Arc<O
 }
 
 /// How many requests wait, as the gateway counts.
-async fn queued(probes: &str) -> usize {
+async fn queued(probes: &str) -> u32 {
     let mut stream = TcpStream::connect(probes).await.expect("the gateway's probes answer");
     stream
         .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
@@ -94,10 +95,10 @@ async fn queued(probes: &str) -> usize {
     let mut text = String::new();
     stream.read_to_string(&mut text).await.expect("it answers");
     let lines = text.lines().filter(|it| it.starts_with("tenure_gateway_requests_queued{"));
-    lines.filter_map(|it| it.rsplit(' ').next()?.parse::<usize>().ok()).sum()
+    lines.filter_map(|it| it.rsplit(' ').next()?.parse::<u32>().ok()).sum()
 }
 
-fn resident_kb(pid: &str) -> usize {
+fn resident_kb(pid: &str) -> u32 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the gateway runs");
     let line = status.lines().find(|it| it.starts_with("VmRSS:")).expect("Linux says it");
     line.split_whitespace().nth(1).and_then(|it| it.parse().ok()).expect("a number of kB")

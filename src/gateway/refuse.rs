@@ -118,7 +118,7 @@ impl Reason {
             Reason::KeyRate => ("key-rate", 429, Some(1), 8, false, "the key's requests for this second are used up"),
             Reason::BadRequest => ("bad-request", 400, None, 3, true, "the request is not well-formed HTTP"),
             Reason::BadPath => ("bad-path", 400, None, 3, false, "write namespace and endpoint plainly: /NAMESPACE/ENDPOINT/"),
-            Reason::HeadTooLarge => ("head-too-large", 431, None, 8, true, "at most 100 headers and 32 KB"),
+            Reason::HeadTooLarge => ("head-too-large", 431, None, 8, true, "the head has more headers, or is longer, than this gateway takes"),
             Reason::HeadTimeout => ("head-timeout", 408, None, 4, true, "the request's head did not arrive in time"),
             Reason::BodyTimeout => ("body-timeout", 408, None, 4, true, "the request's body stopped arriving"),
             Reason::Unreachable => ("unreachable", 503, Some(1), 14, false, "no worker took the connection"),
