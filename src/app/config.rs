@@ -112,10 +112,10 @@ pub struct GatewayOptions {
     #[arg(long, env = "TENURE_LISTEN_TLS", requires_all = ["certificate", "key"])]
     pub listen_tls: Option<SocketAddr>,
     /// The certificate that clients see, PEM; read again when it changes.
-    #[arg(long, env = "TENURE_CERTIFICATE")]
+    #[arg(long, env = "TENURE_CERTIFICATE", requires = "listen_tls")]
     pub certificate: Option<PathBuf>,
     /// Its key, PEM.
-    #[arg(long, env = "TENURE_KEY")]
+    #[arg(long, env = "TENURE_KEY", requires = "listen_tls")]
     pub key: Option<PathBuf>,
     /// Where the leader and other gateways come in, by mTLS.
     #[arg(long, env = "TENURE_LINK_LISTEN", default_value = "127.0.0.1:8001")]

@@ -37,9 +37,6 @@ pub enum Error {
     /// The certificate for the leader and other gateways.
     #[error("load the certificate of the link: {0}")]
     Identity(#[from] tls::Error),
-    /// The table that was kept.
-    #[error("load the table {0}: {1}")]
-    Table(String, #[source] std::io::Error),
     /// Metrics collide.
     #[error("register metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -61,9 +58,16 @@ async fn serve(options: GatewayOptions) -> Result<(), Error> {
     let identity = Identity::load(&options.link_certificate, &options.link_key, &options.link_ca)?;
     let endpoints = Endpoints::new(&replica);
     if let Some(file) = &options.table {
-        if let Some(table) = disk::load(file).map_err(|it| Error::Table(file.display().to_string(), it))? {
-            tracing::info!(routes = table.routes.len(), "serving what was served before");
-            endpoints.replace(table);
+        match disk::load(file) {
+            Ok(Some(table)) => {
+                tracing::info!(routes = table.routes.len(), "serving what was served before");
+                endpoints.replace(table);
+            }
+            Ok(None) => (),
+            // Of another version, say. The leader tells it anew.
+            Err(error) => {
+                tracing::warn!(%error, file = %file.display(), "the kept table can't be read and is left aside");
+            }
         }
         tokio::spawn(disk::keep(endpoints.clone(), file.clone()));
     }
@@ -119,11 +123,10 @@ fn routes(
     leaving: CancellationToken,
     registry: Registry,
 ) -> Router {
-    let version = endpoints.version();
     let readyz = move || async move {
         if leaving.is_cancelled() {
             (StatusCode::SERVICE_UNAVAILABLE, "it leaves\n")
-        } else if *version.borrow() == 0 {
+        } else if !endpoints.knows_routes() {
             (StatusCode::SERVICE_UNAVAILABLE, "no leader has told it its routes yet\n")
         } else if ready.load(Ordering::Relaxed) {
             (StatusCode::OK, "ok\n")

@@ -436,7 +436,7 @@ mod tests {
                                 grants.push(Grant { holder: holder.clone(), ticket: next, worker });
                             }
                             Arrival::Waits => waiting.push((holder.clone(), next)),
-                            Arrival::Full => prop_assert!(waiting.len() as u32 >= depth),
+                            Arrival::Full => prop_assert!(waiting.len() >= depth as usize),
                         }
                     }
                     Step::Release(which) => if let Some((holder, ticket)) = running.keys().nth(usize::from(which) % running.len().max(1)).cloned() {
@@ -482,7 +482,7 @@ mod tests {
                     waiting.remove(0);
                     running.insert((grant.holder, grant.ticket), grant.worker.clone());
                     let busy = running.values().filter(|it| **it == grant.worker).count();
-                    prop_assert!(busy as u32 <= most, "more than its concurrency");
+                    prop_assert!(busy <= most as usize, "more than its concurrency");
                 }
                 prop_assert_eq!(slots.in_flight() as usize, running.len());
                 prop_assert_eq!(slots.queued() as usize, waiting.len());

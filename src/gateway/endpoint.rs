@@ -356,6 +356,8 @@ impl Endpoint {
         }
         state.role = Role::Owner { slots, since_ms: now_ms, introduced: BTreeSet::new() };
         self.refresh(state, outbox);
+        // Which workers are open is not known any more: who asks them shall ask now.
+        self.suspected.notify_waiters();
         let owns = ToOwner::Owns { endpoint: self.key.clone(), epoch: state.route.epoch };
         self.shared.lines.tell_all(&owns);
     }
@@ -472,7 +474,8 @@ impl Endpoint {
         let mut outbox = Outbox::new();
         let mut state = self.state();
         let is_owner = matches!(state.role, Role::Remote) && state.route.owner == owner;
-        let current = |epoch: &u64| is_owner && *epoch == state.route.epoch;
+        let own_epoch = state.route.epoch;
+        let current = |epoch: &u64| is_owner && *epoch == own_epoch;
         match answer {
             FromOwner::Granted { epoch, ticket, worker, address, .. } => {
                 let waiter = if current(epoch) { state.waiters.remove(ticket) } else { None };
@@ -481,8 +484,10 @@ impl Endpoint {
                         let slot = self.slot(&mut state.held, WorkerId::from(worker.as_str()), *address);
                         outbox.push((waiter.to, Ok(slot)));
                     }
-                    // It waits no more, or another owner was named since: nobody used it.
-                    None => self.return_grant(owner, worker),
+                    // It waits no more: nobody used it. A grant of a former epoch is void: who owns the endpoint now has never
+                    // counted it, and would take another one's slot for it.
+                    None if current(epoch) => self.return_grant(owner, worker),
+                    None => (),
                 }
             }
             FromOwner::Refused { epoch, ticket, why: NotGranted::Full, .. } if current(epoch) => {

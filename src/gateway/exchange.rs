@@ -34,18 +34,27 @@ pub struct Clocks {
     total: Option<Instant>,
     idle: Option<Duration>,
     drain: Duration,
+    /// Between two pieces of the request's body, while the worker waits for them.
+    body: Duration,
+}
+
+/// When a request that came at `arrived` must have its whole answer.
+pub fn total_deadline(route: &Route, arrived: Instant) -> Option<Instant> {
+    let total = Some(route.total_timeout_ms).filter(|it| *it > 0)?;
+    arrived.checked_add(Duration::from_millis(total))
 }
 
 impl Clocks {
     /// The clocks of a request that came at `arrived` and has its slot `now`.
-    pub fn new(route: &Route, arrived: Instant, now: Instant) -> Clocks {
+    pub fn new(route: &Route, arrived: Instant, now: Instant, body: Duration) -> Clocks {
         let limit = |milliseconds: u64| (milliseconds > 0).then(|| Duration::from_millis(milliseconds));
         let after = |from: Instant, milliseconds| limit(milliseconds).and_then(|it| from.checked_add(it));
         Clocks {
             first_byte: after(now, route.first_byte_timeout_ms),
-            total: after(arrived, route.total_timeout_ms),
+            total: total_deadline(route, arrived),
             idle: limit(route.idle_timeout_ms),
             drain: Duration::from_millis(route.drain_ms),
+            body,
         }
     }
 
@@ -152,7 +161,10 @@ impl Exchange {
             }
             let first = self.clocks.first_byte.map(|it| (it, Reason::FirstByteTimeout));
             let total = self.clocks.total.map(|it| (it, Reason::TotalTimeout));
-            let Some((deadline, reason)) = first.into_iter().chain(total).min() else { return Poll::Pending };
+            let body = self.starved_until().map(|it| (it, Reason::BodyTimeout));
+            let Some((deadline, reason)) = first.into_iter().chain(total).chain(body).min() else {
+                return Poll::Pending;
+            };
             self.poll_alarm(context, deadline).map(|()| Err(reason))
         })
         .await
@@ -194,6 +206,17 @@ impl Exchange {
             }
             Voice::Http2 { .. } => None,
         }
+    }
+
+    /// The worker waits for more of the request's body: until when? HTTP/1 has a clock of its own for it, at the edge.
+    fn starved_until(&mut self) -> Option<Instant> {
+        let upload = self.upload.as_ref().filter(|it| it.starved.load(Ordering::Relaxed))?;
+        let pieces = upload.pieces.load(Ordering::Relaxed);
+        if pieces != self.upload_pieces {
+            self.upload_pieces = pieces;
+            self.moved = Instant::now();
+        }
+        Some(self.moved + self.clocks.body)
     }
 
     /// Did the request's body break off on the client's side?

@@ -12,12 +12,12 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::gateway::admit::Slot;
 use crate::gateway::answer::Answer;
 use crate::gateway::edge::Connection;
-use crate::gateway::exchange::{Clocks, Exchange, Sent};
+use crate::gateway::exchange::{Clocks, Exchange, Sent, total_deadline};
 use crate::gateway::headers::{self, RequestIds};
 use crate::gateway::metrics::OfEndpoint;
 use crate::gateway::pool::{Pool, Protocol};
@@ -102,13 +102,19 @@ pub async fn forward<B: Backend>(
 ) -> Result<Response<Answer>, Reason> {
     let Parcel { mut request, protocol, switch } = parcel;
     for _ in 0..gateway.limits.attempts {
-        let slot = match admit(gateway, route, request.body_mut()).await {
+        let admitted = match total_deadline(route, arrived) {
+            Some(total) => timeout_at(total, admit(gateway, route, request.body_mut()))
+                .await
+                .unwrap_or(Err(Reason::TotalTimeout)),
+            None => admit(gateway, route, request.body_mut()).await,
+        };
+        let slot = match admitted {
             Err(Reason::BadRequest) => return Err(connection.violation().unwrap_or(Reason::BadRequest)),
             admitted => admitted?,
         };
         let now = Instant::now();
         counters.waited(now.saturating_duration_since(arrived));
-        let clocks = Clocks::new(route, arrived, now);
+        let clocks = Clocks::new(route, arrived, now, gateway.limits.body_timeout);
         match send(&gateway.pool, slot, protocol, request, clocks).await {
             Sent::Answered(response) => {
                 return pass_on(response, switch, gateway, clocks).await;

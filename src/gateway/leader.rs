@@ -13,7 +13,7 @@ use super::peers::{self, in_time, next};
 use super::table::Endpoints;
 use crate::link::frame;
 use crate::link::message::{Demand, FromGateway, Greeting, ToGateway};
-use crate::link::tls::Identity;
+use crate::link::tls::{self, Identity};
 
 /// All demand is reported at least this often.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -59,6 +59,11 @@ impl Listener {
     async fn take(&self, stream: TcpStream) -> io::Result<()> {
         let mut stream = in_time(self.identity.accept(stream)).await?;
         let greeting = next::<Greeting>(&mut stream).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let name = match &greeting {
+            Greeting::Gateway { .. } => tls::GATEWAY_NAME,
+            Greeting::Leader { .. } => tls::OPERATOR_NAME,
+        };
+        tls::is_called(&stream, name)?;
         match greeting {
             Greeting::Gateway { replica } => peers::serve(self.gateway.clone(), stream, replica).await,
             Greeting::Leader { since_ms } => self.follow(stream, since_ms).await,

@@ -74,7 +74,8 @@ async fn steps<B: Backend>(
     let host = check(connection, &request)?.or_else(|| HeaderValue::from_str(&gateway.domain).ok());
     let (endpoint, prefix) = find_endpoint(gateway, host.as_ref(), request.uri().path())?;
     case.style = Style::of(request.headers(), request.uri().path().get(prefix..).unwrap_or_default());
-    let route = gateway.backend.find(&endpoint).ok_or(Reason::Unknown)?;
+    let not_found = if gateway.backend.knows_routes() { Reason::Unknown } else { Reason::NoRoutes };
+    let route = gateway.backend.find(&endpoint).ok_or(not_found)?;
     let counters = gateway.metrics.of(&endpoint);
     case.endpoint = Some(counters.clone());
     let now_ns = gateway.now_ns(arrived);

@@ -1,7 +1,6 @@
 //! How much of everything one gateway takes.
 //!
-//! What a client can make us hold is the product of these: 10,000 connections with 64 KB each are 640 MB at the very worst, and
-//! 200 streams of one HTTP/2 connection share its 1 MB window.
+//! What clients can make us hold is the product of these; docs/gateway.md adds it up.
 
 use std::time::Duration;
 

@@ -154,7 +154,10 @@ where
         for endpoint in gateway.all() {
             endpoint.lost(&holder);
         }
-        tokio::time::sleep(SILENCE_MAX).await;
+        // One that was silent for so long has had its time.
+        if !ended.as_ref().is_err_and(|it| it.kind() == io::ErrorKind::TimedOut) {
+            tokio::time::sleep(SILENCE_MAX).await;
+        }
         if !gateway.shared.lines.has_back(&replica) {
             tracing::warn!(replica, "gateway is gone; what it had in workers counts as ended");
             for endpoint in gateway.all() {

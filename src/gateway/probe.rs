@@ -95,7 +95,7 @@ mod tests {
         let serving = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut read = [0; 1024];
-            stream.read(&mut read).await.unwrap();
+            assert!(stream.read(&mut read).await.unwrap() > 0);
             stream.write_all(answer.as_bytes()).await.unwrap();
         };
         let probe = Probe::Get { port: address.port(), path: "/healthz".to_owned() };

@@ -30,8 +30,8 @@ pub enum Reason {
     QueueTimeout,
     /// The gateway that hands out the endpoint's slots can't be reached, and there is nobody to name another.
     NoOwner,
-    /// This gateway stops.
-    Leaving,
+    /// This gateway knows no routes yet: no leader has told it any, and it has kept none.
+    NoRoutes,
     /// The endpoint wants a key, and there is none or another.
     BadKey,
     /// The key's requests for this second are used up.
@@ -85,7 +85,7 @@ impl Reason {
         Reason::AtCapacity,
         Reason::QueueTimeout,
         Reason::NoOwner,
-        Reason::Leaving,
+        Reason::NoRoutes,
         Reason::BadKey,
         Reason::KeyRate,
         Reason::BadRequest,
@@ -113,12 +113,12 @@ impl Reason {
             Reason::AtCapacity => ("at-capacity", 429, Some(1), 8, false, "all that is bought is in use"),
             Reason::QueueTimeout => ("queue-timeout", 503, Some(5), 14, false, "no worker was free in time"),
             Reason::NoOwner => ("no-owner", 503, Some(2), 14, false, "nobody hands out the endpoint's slots at the moment"),
-            Reason::Leaving => ("leaving", 503, Some(1), 14, true, "this gateway stops; another one answers"),
+            Reason::NoRoutes => ("no-routes", 503, Some(1), 14, false, "this gateway has just started and knows no endpoint yet"),
             Reason::BadKey => ("bad-key", 401, None, 16, false, "send a key of the endpoint: Authorization: Bearer KEY, or x-api-key: KEY"),
             Reason::KeyRate => ("key-rate", 429, Some(1), 8, false, "the key's requests for this second are used up"),
             Reason::BadRequest => ("bad-request", 400, None, 3, true, "the request is not well-formed HTTP"),
             Reason::BadPath => ("bad-path", 400, None, 3, false, "write namespace and endpoint plainly: /NAMESPACE/ENDPOINT/"),
-            Reason::HeadTooLarge => ("head-too-large", 431, None, 8, true, "at most 100 headers and 32 KB"),
+            Reason::HeadTooLarge => ("head-too-large", 431, None, 8, true, "the head has more headers, or is longer, than this gateway takes"),
             Reason::HeadTimeout => ("head-timeout", 408, None, 4, true, "the request's head did not arrive in time"),
             Reason::BodyTimeout => ("body-timeout", 408, None, 4, true, "the request's body stopped arriving"),
             Reason::Unreachable => ("unreachable", 503, Some(1), 14, false, "no worker took the connection"),

@@ -46,6 +46,9 @@ pub trait Backend: Send + Sync + 'static {
     /// The endpoint's route as it is now.
     fn find(&self, endpoint: &EndpointKey) -> Option<Arc<Route>>;
 
+    /// Has it ever been told its routes? Until then an endpoint that it can't find may be there.
+    fn knows_routes(&self) -> bool;
+
     /// Waits for a slot, at most as long as the route allows. Dropping the future gives the place in the queue back.
     fn admit(&self, route: &Arc<Route>) -> impl Future<Output = Result<Slot, Reason>> + Send;
 }

@@ -109,10 +109,10 @@ impl World {
             0..25 => self.arrive(at),
             25..40 => self.end(at),
             40..44 => self.give_up(at),
-            44..80 => drop(self.deliver(at, other)),
-            80..84 => drop(self.line(at, other)),
+            44..80 => _ = self.deliver(at, other),
+            80..84 => _ = self.line(at, other),
             84..86 => self.cut(at, other),
-            86..92 => drop(self.hear(at)),
+            86..92 => _ = self.hear(at),
             92..95 => self.probe(at),
             95..97 => self.change(),
             97..99 => self.move_owner(),
@@ -138,9 +138,9 @@ impl World {
             let which = self.random.below(running.len());
             let slot = running.swap_remove(which);
             if self.random.below(10) == 0 {
-                slot.unreachable()
+                slot.unreachable();
             } else {
-                drop(slot)
+                drop(slot);
             }
             self.answered += 1;
         }
@@ -221,8 +221,13 @@ impl World {
     }
 
     fn move_owner(&mut self) {
+        let owner = self.random.below(GATEWAYS);
+        self.move_to(owner);
+    }
+
+    fn move_to(&mut self, owner: usize) {
         self.route.epoch += 1;
-        self.route.owner = name(self.random.below(GATEWAYS));
+        self.route.owner = name(owner);
         self.tell();
     }
 
@@ -351,6 +356,30 @@ fn live(seed: u64) {
     }
     assert_eq!(world.arrived, world.answered + world.given_up, "each request has one answer");
     assert!(world.gateways.iter().all(|it| it.waiting.is_empty()), "somebody was forgotten");
+}
+
+#[test]
+fn a_grant_of_a_former_epoch_takes_nobody_elses_slot() {
+    let mut world = World::new(1);
+    world.route.workers.truncate(1);
+    world.tell();
+    world.calm();
+    world.gateways[0].endpoint.probed("worker-0", true);
+    world.arrive(1);
+    world.calm();
+    // A second request is granted, and the grant is still on its way when the same owner is named anew.
+    world.arrive(1);
+    world.deliver(1, 0);
+    world.move_to(0);
+    world.hear(0);
+    world.hear(1);
+    world.gateways[0].endpoint.probed("worker-0", true);
+    world.calm();
+    let running = |world: &World| world.gateways[1].running.len();
+    assert_eq!(running(&world), 2, "it was asked for again");
+    world.arrive(1);
+    world.calm();
+    assert_eq!((running(&world), world.gateways[1].waiting.len()), (2, 1));
 }
 
 #[test]

@@ -102,6 +102,11 @@ impl Endpoints {
         self.version.subscribe()
     }
 
+    /// Has anybody told it its routes, a leader or the disk?
+    pub fn knows_routes(&self) -> bool {
+        *self.version.borrow() > 0
+    }
+
     /// Asks new workers of an endpoint that this gateway owns whether they are ready.
     pub fn probe(endpoint: &Arc<Endpoint>) {
         let how = endpoint.route().probe.clone();

@@ -24,6 +24,8 @@ pub struct Progress {
     pub broken: AtomicBool,
     /// All of it went through.
     pub ended: AtomicBool,
+    /// The worker takes more than the client sends.
+    pub starved: AtomicBool,
 }
 
 /// A request's body.
@@ -74,12 +76,15 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = match self.ahead.pop_front() {
-            Some(frame) => {
-                self.ahead_bytes -= frame.data_ref().map_or(0, Bytes::len);
-                Some(Ok(frame))
+        let frame = if let Some(frame) = self.ahead.pop_front() {
+            self.ahead_bytes -= frame.data_ref().map_or(0, Bytes::len);
+            Some(Ok(frame))
+        } else {
+            let next = Pin::new(&mut self.body).poll_frame(context);
+            if let Some(progress) = &self.progress {
+                progress.starved.store(next.is_pending(), Ordering::Relaxed);
             }
-            None => ready!(Pin::new(&mut self.body).poll_frame(context)),
+            ready!(next)
         };
         if let Some(progress) = &self.progress {
             match &frame {

@@ -1,4 +1,5 @@
-//! The messages.
+//! The messages. Operators and gateways of two versions speak to each other while one replaces the other: a field that is added has a
+//! serde default, and none changes its meaning.
 //!
 //! An endpoint's *owner* is the one gateway that hands out its slots; the leader names it with an epoch that only grows. Who
 //! hears of a higher epoch, from whomever, obeys it at once: what a lower one granted from then on is void.

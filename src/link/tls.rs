@@ -14,8 +14,10 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-/// The DNS name in a gateway's certificate. The operator's is signed by the same CA; what it is called is not looked at.
+/// The DNS name in a gateway's certificate.
 pub const GATEWAY_NAME: &str = "tenure-gateway";
+/// The DNS name in an operator's certificate: only who has it may lead.
+pub const OPERATOR_NAME: &str = "tenure-operator";
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +31,20 @@ pub enum Error {
     /// There is nobody whom the CA file lets in.
     #[error("use the CA: {0}")]
     Verify(#[from] rustls::server::VerifierBuilderError),
+}
+
+/// Is the other end's certificate for this name?
+///
+/// # Errors
+/// It is for another one.
+pub fn is_called(stream: &server::TlsStream<TcpStream>, name: &str) -> io::Result<()> {
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|it| it.first());
+    let certificate = certificate.ok_or_else(|| io::Error::other("it has shown no certificate"))?;
+    let certificate = webpki::EndEntityCert::try_from(certificate).map_err(io::Error::other)?;
+    let wanted = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+    certificate
+        .verify_is_valid_for_subject_name(&wanted)
+        .map_err(|_| io::Error::other(format!("its certificate is not for the name {name}")))
 }
 
 /// Who this process is to the others: files, as a Secret is mounted.

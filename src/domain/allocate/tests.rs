@@ -460,9 +460,7 @@ fn pods_beyond_their_share_are_named_once_the_node_is_in_order() {
 
 #[test]
 fn an_order_that_was_carried_out_in_part_is_whole_or_given_back() {
-    let half = |used: u32| {
-        used_by_workers(with_shares("a", &[(resident("p"), 4), (Share::Shared, 4)]), used)
-    };
+    let half = |used: u32| used_by_workers(with_shares("a", &[(resident("p"), 4), (Share::Shared, 4)]), used);
     let waits = |bought| claim("p", 0, Demand::Resident { cards: 5, bought });
     for (used, bought, resident_cards) in [(3, 0, 5), (4, 0, 0), (4, 2, 2), (4, 4, 4)] {
         let (plan, after) = check(&snapshot(vec![half(used)], vec![waits(bought)]));

@@ -76,6 +76,10 @@ impl Backend for Slotted {
         (*endpoint == self.route.endpoint).then(|| self.route.clone())
     }
 
+    fn knows_routes(&self) -> bool {
+        true
+    }
+
     async fn admit(&self, _: &Arc<Route>) -> Result<Slot, Reason> {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let (sender, granted) = oneshot::channel();
