@@ -157,7 +157,10 @@ pub fn plan(wanted: &Wanted, workers: &[Worker]) -> Steps {
     let surge = if old > 0 && (wanted.room > 0 || all > wanted.count) { wanted.surge } else { 0 };
 
     let most = wanted.count + surge;
-    let missing = wanted.count.saturating_sub(new).min(most.saturating_sub(all));
+    // A worker of the old revision has its cards until it has ended: its successor waits for them. (One of this revision that was
+    // evicted or deleted is replaced at once.)
+    let going = count(workers.iter().filter(|it| !current(it) && !it.ended && !it.is_live()).count());
+    let missing = wanted.count.saturating_sub(new).min(most.saturating_sub(all + going));
     reopen(&mut steps, &mut closing, missing, current);
     let reopened = count(steps.reopen.len());
     let started = (missing - reopened).min(wanted.room);
@@ -284,6 +287,23 @@ mod tests {
             (steps.create.len(), steps.delete, steps.release),
             (0, vec!["w-6".to_owned()], vec!["w-5".to_owned()])
         );
+    }
+
+    #[test]
+    fn a_rollout_stays_within_its_cards() {
+        let going = |states: &str, surge| {
+            let mut world = workers(states);
+            for worker in world.iter_mut().filter(|it| it.leaving) {
+                worker.revision = "old".to_owned();
+            }
+            plan(&Wanted { next: 9, ..wanted(2, surge) }, &world).create
+        };
+        assert_eq!(going("od", 0), Vec::<u32>::new(), "its successor waits until it has ended");
+        assert_eq!(going("oD", 0), [9], "it has");
+        assert_eq!(going("od", 1), [9], "one ahead");
+        assert_eq!(going("ord", 1), Vec::<u32>::new(), "one is ahead already");
+        assert_eq!(going("dd", 0), Vec::<u32>::new(), "both are on their way");
+        check("rd", 2, 0, &[3], &[], &[]);
     }
 
     #[test]

@@ -149,6 +149,10 @@ impl<S> Edge<S> {
         }
         let (released, verdict) = self.checker.advance(&self.held);
         self.good.extend(self.held.drain(..released));
+        if self.held.is_empty() {
+            // Its memory too: a request may wait for long.
+            self.held = Vec::new();
+        }
         self.judge(verdict)
     }
 

@@ -180,7 +180,7 @@ impl<B: Backend> Entering<B> {
                 let connection = Connection::new(self.peer.ip(), "http");
                 self.speak(stream, connection).await
             }
-            Some(certificate) => self.shake_hands(stream, &certificate).await,
+            Some(certificate) => Box::pin(self.shake_hands(stream, &certificate)).await,
         };
         if let Err(error) = result {
             tracing::debug!(peer = %self.peer, error, "a connection broke");
@@ -206,10 +206,11 @@ impl<B: Backend> Entering<B> {
         let connection = Arc::new(connection);
         if is_http2 {
             let edge = Edge::pass_through(stream, read, connection.clone(), limits.clone());
-            self.speak_http2(TokioIo::new(edge), connection).await
+            // Each in a box: a connection of one kind need not carry the size of the other for as long as it waits.
+            Box::pin(self.speak_http2(TokioIo::new(edge), connection)).await
         } else {
             let edge = Edge::new(stream, read, connection.clone(), limits.clone());
-            watched(self.speak_http1(TokioIo::new(edge), connection)).await.unwrap_or(Ok(()))
+            Box::pin(watched(self.speak_http1(TokioIo::new(edge), connection))).await.unwrap_or(Ok(()))
         }
     }
 

@@ -66,7 +66,7 @@ pub fn until<T>(what: &str, look: impl Fn() -> Result<T, String>) -> T {
     loop {
         match look() {
             Ok(found) => return found,
-            Err(instead) if began.elapsed() > Duration::from_mins(1) => {
+            Err(instead) if began.elapsed() > PATIENCE => {
                 panic!("waited {PATIENCE:?} for {what}; found {instead}")
             }
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
