@@ -78,11 +78,19 @@ spec:
     )
 }
 
+/// An operator that knows the first so many gateways, and leads.
+fn start_operator(name: &str, gateways: u16) -> Operator {
+    let start = Start { arguments: operator_arguments(gateways), ..Start::default() };
+    let operator = Operator::with(name, &start);
+    operator.leads();
+    operator
+}
+
 /// What a story plays in. Fields are dropped in this order: the world is swept when nobody uses it any more.
 struct Scene {
     runtime: Runtime,
     gateways: Vec<Option<Gateway>>,
-    _operator: Operator,
+    operator: Option<Operator>,
     world: World,
 }
 
@@ -96,10 +104,9 @@ impl Scene {
         let world = World::new(name, 1);
         k("uncordon real-0 real-1").expect("the nodes take work");
         world.apply(CARDS);
-        let start = Start { arguments: operator_arguments(gateways), ..Start::default() };
-        let gateways: Vec<Gateway> = (0..gateways).map(|it| Gateway::start(name, it)).collect();
-        let operator = Operator::with(name, &start);
-        operator.leads();
+        let number = gateways;
+        let gateways: Vec<Gateway> = (0..gateways).map(|it| Gateway::start_new(name, it)).collect();
+        let operator = start_operator(name, number);
         for gateway in &gateways {
             gateway.ready();
         }
@@ -111,7 +118,7 @@ impl Scene {
         Some(Scene {
             runtime,
             gateways: gateways.into_iter().map(Some).collect(),
-            _operator: operator,
+            operator: Some(operator),
             world,
         })
     }
@@ -474,6 +481,47 @@ fn a_gateway_that_dies_breaks_its_own_streams_alone() {
         }
         scene.until_open(&workers, 0);
     }
+}
+
+#[test]
+fn requests_are_served_and_held_while_nobody_leads() {
+    let Some(mut scene) = Scene::new("gw-alone", 2) else { return };
+    scene.world.apply(&endpoint(SHARED, "{active: 2, max: 2, concurrency: 3}", 0));
+    let cold = endpoint(SHARED, "{active: 0, max: 1}", 0).replace("name: llm}", "name: cold}");
+    scene.world.apply(&cold);
+    scene.world.until("sep/cold", ".status.phase", "Idle");
+    let workers = scene.until_ready(2);
+    let through = [0, 1].map(|it| Load::start(&scene.runtime, 5, &scene.caller(it), "/slow?seconds=0.2"));
+
+    // The operator dies. Nobody notices; and a gateway that is started anew serves what it served before.
+    drop(scene.operator.take());
+    for load in &through {
+        load.until_more("200", 20);
+    }
+    scene.gateways[0].take().expect("it runs").kill();
+    let gateway = Gateway::start(scene.world.name, 0);
+    gateway.ready();
+    scene.gateways[0] = Some(gateway);
+    for load in &through {
+        load.until_more("200", 20);
+    }
+    let [_, alive] = through.map(|it| it.stop(&scene.runtime));
+    assert_eq!(kinds(&alive), ["200"], "{alive:?}");
+    for worker in &workers {
+        assert_eq!(scene.count(worker, "most"), 3, "{worker:?}");
+    }
+
+    // A request that needs a worker waits for an operator, and gets one.
+    let caller = Caller { host: format!("cold.gw-alone.{DOMAIN}"), ..scene.caller(1) };
+    let held = scene.runtime.spawn(async move { caller.get("/").await });
+    let waits = "tenure_gateway_requests_queued{endpoint=\"cold\",namespace=\"gw-alone\"} 1";
+    until("the request to wait", || {
+        let metrics = scene.gateways[1].as_ref().expect("it runs").metrics();
+        if metrics.contains(waits) { Ok(()) } else { Err(metrics) }
+    });
+    scene.operator = Some(start_operator("gw-alone", 2));
+    let answer = scene.runtime.block_on(held).expect("the task ends").expect("an answer");
+    assert_eq!(answer.what(), "200", "{answer:?}");
 }
 
 #[test]

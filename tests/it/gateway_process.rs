@@ -59,8 +59,19 @@ pub fn operator_arguments(gateways: u16) -> Vec<String> {
     arguments
 }
 
+/// Where it keeps its table.
+fn table(story: &str, number: u16) -> PathBuf {
+    scratch(&format!("gateway-{story}-{number}.table"))
+}
+
 impl Gateway {
-    /// Starts one. It is ready when a leader has told it its routes.
+    /// Starts one that knows nothing of an earlier run.
+    pub fn start_new(story: &str, number: u16) -> Gateway {
+        std::fs::remove_file(table(story, number)).ok();
+        Gateway::start(story, number)
+    }
+
+    /// Starts one. It is ready when it knows its routes, from a leader or from its table.
     pub fn start(story: &str, number: u16) -> Gateway {
         let log = scratch(&format!("gateway-{story}-{number}.log"));
         // One that is started anew goes on in the same log.
@@ -69,7 +80,8 @@ impl Gateway {
         let child = Command::new(env!("CARGO_BIN_EXE_tenure"))
             .args(["gateway", "--replica", &format!("gateway-{number}"), "--domain", DOMAIN])
             .args(["--listen", &listen, "--link-listen", &link, "--probes-listen", &probes])
-            .args(["--leave-seconds", "1"])
+            .args(["--leave-seconds", "1", "--table"])
+            .arg(table(story, number))
             .args(files([
                 ("--link-certificate", "gateway.crt"),
                 ("--link-key", "gateway.key"),
