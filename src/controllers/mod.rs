@@ -76,6 +76,8 @@ pub struct Context {
     workers: IntGaugeVec,
     /// What each endpoint adds to it.
     worker_counts: Mutex<HashMap<ContractRef, WorkerCounts>>,
+    /// How long workers take to start.
+    starts: endpoint::Starts,
 }
 
 /// How endpoints are called from outside.
@@ -187,6 +189,7 @@ impl Context {
             budgets: Mutex::default(),
             workers,
             worker_counts: Mutex::default(),
+            starts: endpoint::Starts::new(registry)?,
         })
     }
 

@@ -7,8 +7,10 @@
 mod budget;
 mod report;
 mod scaling;
+mod starts;
 
 pub(super) use scaling::route;
+pub(super) use starts::Starts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -388,6 +390,7 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     let Some(endpoint) = caches.endpoints.get(&contract.namespace, &contract.name) else {
         context.link.scale.forget(&scaling::key(contract));
         context.count_workers(contract, None);
+        context.starts.forget(contract);
         budget::forget(context, contract);
         return release_ended(context, contract).await;
     };
@@ -401,6 +404,11 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     }
     let mut pass = look(context, contract, &endpoint);
     let steps = plan(context, contract, &endpoint, &mut pass);
+    context.starts.see(contract, &pass.pods);
+    let is_short = pass.wanted > number(&pass.seen, workers::Worker::is_live) && pass.place.is_ok();
+    let waits = steps.create.is_empty() && steps.reopen.is_empty();
+    let held_up = context.setback(contract, &pass.revision).is_some();
+    context.starts.lacks_card(contract, is_short && waits && !held_up);
 
     // Apply.
     let applied = apply(context, contract, &endpoint, &pass, &steps).await;
@@ -580,7 +588,7 @@ async fn apply(
             promised_node: promised.get(at).filter(|_| place.elastic).cloned(),
             template: &endpoint.spec.template,
         });
-        create(context, endpoint, pod, &mut numbers).await?;
+        create(context, contract, endpoint, pod, &mut numbers).await?;
     }
     Ok(())
 }
@@ -588,6 +596,7 @@ async fn apply(
 /// Creates a worker under the next number whose name is not somebody else's.
 async fn create(
     context: &Context,
+    contract: &ContractRef,
     endpoint: &ServerlessEndpoint,
     mut pod: Pod,
     numbers: &mut impl Iterator<Item = u32>,
@@ -597,7 +606,10 @@ async fn create(
         let name = format!("{}-{number}", endpoint.name_any());
         pod.metadata.name = Some(name.clone());
         match context.cluster.create_pod(&pod).await {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                context.starts.created(contract, &name);
+                return Ok(());
+            }
             Err(write::Error::AlreadyExists) => {
                 let there = context.cluster.read::<SlimPod>(&namespace, &name).await.map_err(Error::Apply)?;
                 let ours = |it: SlimPod| {
