@@ -505,8 +505,8 @@ fn plan(
     let room = match &pass.place {
         Ok((it, _)) if !it.open || context.setback(contract, &pass.revision).is_some() => 0,
         Ok((it, _)) if it.elastic => {
-            let nodes = pass.outcome.as_ref().map_or(0, |it| it.worker_nodes.len());
-            u32::try_from(nodes).unwrap_or(u32::MAX)
+            let left = pass.outcome.as_ref().map_or(0, |it| it.nodes_left(existing(&pass.seen)).len());
+            u32::try_from(left).unwrap_or(u32::MAX)
         }
         // Also one that is closed holds its cards.
         Ok((it, _)) => {
@@ -541,6 +541,11 @@ fn number(seen: &[workers::Worker], which: fn(&workers::Worker) -> bool) -> u32 
     u32::try_from(seen.iter().filter(|it| which(it)).count()).unwrap_or(u32::MAX)
 }
 
+/// Workers as the claim counts them.
+fn existing(seen: &[workers::Worker]) -> u32 {
+    number(seen, workers::Worker::holds_cards)
+}
+
 async fn apply(
     context: &Context,
     contract: &ContractRef,
@@ -571,7 +576,7 @@ async fn apply(
     let (Ok((place, size)), Some(owner)) = (&pass.place, endpoint.controller_owner_ref(&())) else {
         return Ok(());
     };
-    let promised = pass.outcome.as_ref().map(|it| it.worker_nodes.as_slice()).unwrap_or_default();
+    let promised = pass.outcome.as_ref().map(|it| it.nodes_left(existing(&pass.seen))).unwrap_or_default();
     let mut numbers = steps.create.first().copied().unwrap_or(1)..;
     for at in 0..steps.create.len() {
         let pod = worker::build(&Worker {

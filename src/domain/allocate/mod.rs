@@ -69,12 +69,20 @@ pub struct Outcome {
     pub shortage: Option<Shortage>,
     /// For each further worker that there is room for: the node where it fits best.
     pub worker_nodes: Vec<String>,
+    /// Workers that existed when this was decided.
+    pub workers: u32,
 }
 
 impl Outcome {
     /// Cards in all holdings.
     pub fn cards(&self) -> u32 {
         self.holdings.iter().map(|it| it.cards).sum()
+    }
+
+    /// The nodes for further workers, now that there are so many: those that were created since have taken the first ones.
+    pub fn nodes_left(&self, workers: u32) -> &[String] {
+        let created = usize::try_from(workers.saturating_sub(self.workers)).unwrap_or(usize::MAX);
+        self.worker_nodes.get(created..).unwrap_or_default()
     }
 
     /// Cards in holdings that can be used now.
@@ -214,19 +222,19 @@ impl<'a> Deal<'a> {
             let board::Kept { cards: kept, machines, by_type } =
                 all_kept.remove(&claim.share()).unwrap_or_default();
             deal.placed.insert(&claim.key, machines);
-            let workers = match claim.demand {
-                Demand::Workers { cards, exist, .. } => cards * exist,
-                Demand::Resident { .. } | Demand::Dedicated { .. } | Demand::Spot { .. } => 0,
+            let (workers, workers_cards) = match claim.demand {
+                Demand::Workers { cards, exist, .. } => (exist, cards * exist),
+                Demand::Resident { .. } | Demand::Dedicated { .. } | Demand::Spot { .. } => (0, 0),
             };
             deal.have.insert(&claim.key, kept);
-            *deal.held_by_account.entry((&claim.account, &claim.card_type)).or_insert(0) += workers;
+            *deal.held_by_account.entry((&claim.account, &claim.card_type)).or_insert(0) += workers_cards;
             // By the type of the cards themselves: a group can have machines of several.
             for (card_type, cards) in by_type {
                 *deal.held_by_account.entry((&claim.account, card_type)).or_insert(0) += cards;
             }
             deal.outcomes.insert(
                 claim.key.clone(),
-                Outcome { version: claim.version.clone(), holdings: found, ..Outcome::default() },
+                Outcome { version: claim.version.clone(), holdings: found, workers, ..Outcome::default() },
             );
         }
         deal

@@ -459,6 +459,16 @@ fn pods_beyond_their_share_are_named_once_the_node_is_in_order() {
 }
 
 #[test]
+fn workers_created_since_have_taken_their_nodes() {
+    let (plan, _) = check(&snapshot(vec![node("a")], vec![workers("x", 9, 9, 3)]));
+    let outcome = &plan.outcomes[&key("x")];
+    // Nine are wanted, and three of them exist.
+    for (exist, left) in [(2, 6), (3, 6), (5, 4), (9, 0), (20, 0)] {
+        assert_eq!(outcome.nodes_left(exist).len(), left, "{exist} exist now");
+    }
+}
+
+#[test]
 fn an_order_that_was_carried_out_in_part_is_whole_or_given_back() {
     let half = |used: u32| used_by_workers(with_shares("a", &[(resident("p"), 4), (Share::Shared, 4)]), used);
     let waits = |bought| claim("p", 0, Demand::Resident { cards: 5, bought });
