@@ -151,13 +151,14 @@ impl Scene {
     fn workers(&self) -> Vec<Worker> {
         const COLUMNS: &str = "jsonpath={range .items[*]}{.metadata.name}|{.status.podIP}|{.status.phase}|\
             {.status.conditions[?(@.type=='Ready')].status}|{.metadata.annotations.tenure\\.dev/closing-since}\
-            {.metadata.deletionTimestamp}|{.metadata.labels.tenure\\.dev/revision}{'\\n'}{end}";
+            {.metadata.deletionTimestamp}|{.metadata.labels.tenure\\.dev/revision}|{.spec.nodeName}{'\\n'}{end}";
         let pods = ["get", "pods", "-l", "tenure.dev/endpoint=llm", "--sort-by", ".metadata.name"];
         let list = kubectl(&[&["-n", self.world.name][..], &pods, &["-o", COLUMNS]].concat())
             .unwrap_or_else(|it| panic!("pods: {it}"));
         let worker = |line: &str| match line.split('|').collect::<Vec<_>>()[..] {
-            [name, address, "Running", ready, closing, revision] => Some(Worker {
-                name: name.to_owned(),
+            [name, address, "Running", ready, closing, revision, node] => Some(Worker {
+                // The world's simulated node has free cards too, of another type.
+                name: if node.starts_with("real-") { name.to_owned() } else { panic!("{name} is on {node}") },
                 address: SocketAddr::new(address.parse().ok()?, 8080),
                 ready: ready == "True",
                 closing: !closing.is_empty(),

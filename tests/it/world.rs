@@ -12,6 +12,11 @@ use crate::support::{field, k, kubectl, must_apply, until, until_field};
 /// One story at a time: they share the one allocator of the cluster.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// Waits until no story runs, and lets none begin meanwhile: for who must not meet an operator.
+pub fn turn() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A story's world. All its objects are called by its name: namespace, card type, tariff, region, account, market.
 pub struct World {
     /// Its name.
@@ -23,7 +28,7 @@ pub struct World {
 impl World {
     /// A world with so many nodes of 8 cards, `NAME-0` and so on, in zones a and b by turns.
     pub fn new(name: &'static str, nodes: usize) -> World {
-        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = turn();
         operator::install();
         let world = World { name, witness: Witness::start(name), _turn: turn };
         world.apply(CATALOGUE);

@@ -170,11 +170,12 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
     }
     let (_, card_type) = elastic(caches, endpoint)?;
     Ok(Place {
+        // All shared cards are one resource, and card types may share the physical one too.
+        node_selector: [(names::CARD_TYPE.to_owned(), card_type.name_any())].into(),
         card_type,
         share: Share::Shared,
         wanted: count(endpoint.spec.workers.active),
         disk_bytes: None,
-        node_selector: BTreeMap::new(),
         short: None,
         elastic: true,
         open: true,
