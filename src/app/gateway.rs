@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -91,13 +90,9 @@ async fn serve(options: GatewayOptions) -> Result<(), Error> {
     tokio::spawn(peers::keep_lines(endpoints.clone(), identity));
     tokio::spawn(peers::forget_absent(endpoints.clone()));
     let probes = bind(options.probes_listen).await?;
-    let ready = Arc::new(AtomicBool::new(false));
-    tokio::spawn(
-        axum::serve(probes, routes(endpoints, ready.clone(), leaving.clone(), registry)).into_future(),
-    );
+    tokio::spawn(axum::serve(probes, routes(endpoints, leaving.clone(), registry)).into_future());
 
     tracing::info!(replica, listen = %options.listen, link = %options.link_listen, "serving");
-    ready.store(true, Ordering::Relaxed);
     let serving = tokio::spawn(gateway.serve(listeners, stop.clone()));
     let told = CancellationToken::new();
     tokio::spawn(operator::wait_for_signal(told.clone()));
@@ -117,21 +112,14 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 }
 
 /// `/healthz`, `/readyz` and `/metrics`.
-fn routes(
-    endpoints: Arc<Endpoints>,
-    ready: Arc<AtomicBool>,
-    leaving: CancellationToken,
-    registry: Registry,
-) -> Router {
+fn routes(endpoints: Arc<Endpoints>, leaving: CancellationToken, registry: Registry) -> Router {
     let readyz = move || async move {
         if leaving.is_cancelled() {
             (StatusCode::SERVICE_UNAVAILABLE, "it leaves\n")
         } else if !endpoints.knows_routes() {
             (StatusCode::SERVICE_UNAVAILABLE, "no leader has told it its routes yet\n")
-        } else if ready.load(Ordering::Relaxed) {
-            (StatusCode::OK, "ok\n")
         } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "it starts\n")
+            (StatusCode::OK, "ok\n")
         }
     };
     Router::new()

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::time::interval;
-use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_util::sync::CancellationToken;
+
+use crate::link::tls::provider;
 
 /// How often the files are read again.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
@@ -86,7 +87,7 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, Error> {
 fn configuration([certificate, key]: &[Vec<u8>; 2]) -> Result<Arc<ServerConfig>, Error> {
     let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(key)?;
-    let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
+    let builder = ServerConfig::builder_with_provider(provider());
     let builder = builder.with_safe_default_protocol_versions()?.with_no_client_auth();
     let mut configuration = builder.with_single_cert(chain, key)?;
     configuration.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];

@@ -173,7 +173,7 @@ impl Endpoint {
     /// A request wants a slot.
     pub fn acquire(self: &Arc<Self>, now_ms: u64) -> Admission {
         let mut state = self.state();
-        if let Some(reason) = refuses(&state.route) {
+        if let Some(reason) = Reason::of_route(&state.route) {
             return Admission::Refused(reason);
         }
         state.last_ticket += 1;
@@ -274,11 +274,11 @@ impl Endpoint {
         let moved = (new.epoch, &new.owner) != (before.epoch, &before.owner);
         state.route = Arc::new(new);
         if moved {
-            self.take_role(&mut state, replicas, now_ms, &mut outbox);
+            self.take_role(&mut state, replicas, now_ms);
         }
         self.refresh(&mut state, &mut outbox);
         self.ask(&mut state, now_ms, true);
-        if let Some(reason) = refuses(&state.route) {
+        if let Some(reason) = Reason::of_route(&state.route) {
             self.turn_away(&mut state, reason, &mut outbox);
         }
         drop(state);
@@ -329,13 +329,8 @@ impl Endpoint {
         }
     }
 
-    fn take_role(
-        self: &Arc<Self>,
-        state: &mut State,
-        replicas: &BTreeSet<Holder>,
-        now_ms: u64,
-        outbox: &mut Outbox,
-    ) {
+    /// The owner is another one, or the same with another epoch. Of a new owner's workers none is open yet.
+    fn take_role(&self, state: &mut State, replicas: &BTreeSet<Holder>, now_ms: u64) {
         state.confirmed = false;
         state.forget_asked();
         if *state.route.owner != *self.shared.me {
@@ -355,7 +350,6 @@ impl Endpoint {
             slots.arrive(slots::Request { holder, ticket, since_ms, again: true });
         }
         state.role = Role::Owner { slots, since_ms: now_ms, introduced: BTreeSet::new() };
-        self.refresh(state, outbox);
         // Which workers are open is not known any more: who asks them shall ask now.
         self.suspected.notify_waiters();
         let owns = ToOwner::Owns { endpoint: self.key.clone(), epoch: state.route.epoch };
@@ -499,7 +493,7 @@ impl Endpoint {
                 if current(epoch) =>
             {
                 if let Some(waiter) = state.waiters.remove(ticket) {
-                    let reason = not_serving(*serving, false).unwrap_or(Reason::Unavailable);
+                    let reason = Reason::of_serving(*serving, false).unwrap_or(Reason::Unavailable);
                     outbox.push((waiter.to, Err(reason)));
                 }
             }
@@ -533,7 +527,7 @@ impl Endpoint {
         let mut outbox = Outbox::new();
         let mut state = self.state();
         let (own_epoch, serving, refuses) =
-            (state.route.epoch, state.route.serving, refuses(&state.route).is_some());
+            (state.route.epoch, state.route.serving, Reason::of_route(&state.route).is_some());
         let not_owner = NotGranted::NotOwner { known: own_epoch };
         let Role::Owner { slots, introduced, .. } = &mut state.role else {
             if let ToOwner::Acquire { epoch, ticket, .. } = message {
@@ -729,23 +723,6 @@ impl Endpoint {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Why a request is refused as long as the endpoint is like that. Without a card for another worker, it still serves with
-/// those that it has.
-fn not_serving(serving: Serving, has_workers: bool) -> Option<Reason> {
-    match serving {
-        Serving::Stopped => Some(Reason::Stopped),
-        Serving::Unavailable => Some(Reason::Unavailable),
-        Serving::NoCard if !has_workers => Some(Reason::NoCard),
-        Serving::Crashing if !has_workers => Some(Reason::Crashing),
-        Serving::Yes | Serving::NoCard | Serving::Crashing => None,
-    }
-}
-
-/// Why a route refuses requests.
-fn refuses(route: &Route) -> Option<Reason> {
-    not_serving(route.serving, !route.workers.is_empty())
 }
 
 fn address_of(route: &Route, worker: &str) -> Option<SocketAddr> {

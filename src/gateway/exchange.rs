@@ -210,13 +210,18 @@ impl Exchange {
 
     /// The worker waits for more of the request's body: until when? HTTP/1 has a clock of its own for it, at the edge.
     fn starved_until(&mut self) -> Option<Instant> {
-        let upload = self.upload.as_ref().filter(|it| it.starved.load(Ordering::Relaxed))?;
-        let pieces = upload.pieces.load(Ordering::Relaxed);
+        self.upload.as_ref().filter(|it| it.starved.load(Ordering::Relaxed))?;
+        self.note_upload();
+        Some(self.moved + self.clocks.body)
+    }
+
+    /// A piece of the request's body that went through is a movement too.
+    fn note_upload(&mut self) {
+        let pieces = self.upload.as_ref().map_or(0, |it| it.pieces.load(Ordering::Relaxed));
         if pieces != self.upload_pieces {
             self.upload_pieces = pieces;
             self.moved = Instant::now();
         }
-        Some(self.moved + self.clocks.body)
     }
 
     /// Did the request's body break off on the client's side?
@@ -258,11 +263,7 @@ impl Exchange {
 
     /// Says by when the answer has to move, in either direction, or to be at its end.
     fn watch(&mut self) {
-        let pieces = self.upload.as_ref().map_or(0, |it| it.pieces.load(Ordering::Relaxed));
-        if pieces != self.upload_pieces {
-            self.upload_pieces = pieces;
-            self.moved = Instant::now();
-        }
+        self.note_upload();
         let idle = self.clocks.idle.map(|it| self.moved + it);
         overdue::set(idle.into_iter().chain(self.clocks.total).min());
     }

@@ -6,12 +6,10 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntGaugeVec, Opts};
 
+use super::metrics::MOST_ENDPOINTS;
 use super::table::Endpoints;
 
-/// Endpoints with series of their own; the others are left out. The same bound as that of the counters.
-const MOST_ENDPOINTS: usize = 10_000;
-
-/// Requests that are there, by endpoint.
+/// Requests that are there, by endpoint. Beyond the bound of the counters, endpoints are left out.
 pub struct Gauges {
     endpoints: Arc<Endpoints>,
     in_flight: IntGaugeVec,

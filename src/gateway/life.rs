@@ -17,7 +17,7 @@ use crate::gateway::headers::wants_upgrade;
 use crate::gateway::metrics::OfEndpoint;
 use crate::gateway::refuse::{Reason, Style, answer};
 use crate::gateway::server::{Backend, Gateway};
-use crate::link::message::{EndpointKey, Route, Serving};
+use crate::link::message::EndpointKey;
 
 /// Why a request is refused, and when to come back if it is known better than the table knows it.
 struct Refusal(Reason, Option<u32>);
@@ -80,7 +80,9 @@ async fn steps<B: Backend>(
     case.endpoint = Some(counters.clone());
     let now_ns = gateway.now_ns(arrived);
     gateway.rates.check(&route, request.headers_mut(), now_ns).map_err(|(why, when)| Refusal(why, when))?;
-    serves(&route)?;
+    if let Some(reason) = Reason::of_route(&route) {
+        return Err(reason.into());
+    }
     let parcel = pack(request, host, prefix, connection, &gateway.ids)?;
     Ok(forward(gateway, connection, &route, parcel, arrived, &counters).await?)
 }
@@ -115,16 +117,5 @@ fn find_endpoint<B>(
         Ok(found) => Ok((EndpointKey { namespace: found.namespace, name: found.endpoint }, found.prefix)),
         Err(NoTarget::Unknown) => Err(Reason::Unknown),
         Err(NoTarget::Ambiguous) => Err(Reason::BadPath),
-    }
-}
-
-/// An endpoint without a card, or whose workers crash, still answers with the workers it has.
-fn serves(route: &Route) -> Result<(), Reason> {
-    match route.serving {
-        Serving::Stopped => Err(Reason::Stopped),
-        Serving::Unavailable => Err(Reason::Unavailable),
-        Serving::NoCard if route.workers.is_empty() => Err(Reason::NoCard),
-        Serving::Crashing if route.workers.is_empty() => Err(Reason::Crashing),
-        Serving::Yes | Serving::NoCard | Serving::Crashing => Ok(()),
     }
 }

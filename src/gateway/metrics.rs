@@ -14,7 +14,7 @@ use crate::gateway::refuse::Reason;
 use crate::link::message::EndpointKey;
 
 /// Endpoints with labels of their own.
-const MOST_ENDPOINTS: usize = 10_000;
+pub(super) const MOST_ENDPOINTS: usize = 10_000;
 const OTHER: &str = "other";
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const SECONDS: [f64; 12] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
+use crate::link::message::{Route, Serving};
+
 /// Says which line of the table it was.
 pub const REASON_HEADER: HeaderName = HeaderName::from_static("tenure-reason");
 
@@ -98,6 +100,23 @@ impl Reason {
         Reason::FirstByteTimeout,
         Reason::TotalTimeout,
     ];
+
+    /// Why an endpoint that serves like this refuses requests. Without a card for another worker, or while workers crash, it
+    /// still answers with those that it has.
+    pub fn of_serving(serving: Serving, has_workers: bool) -> Option<Reason> {
+        match serving {
+            Serving::Stopped => Some(Reason::Stopped),
+            Serving::Unavailable => Some(Reason::Unavailable),
+            Serving::NoCard if !has_workers => Some(Reason::NoCard),
+            Serving::Crashing if !has_workers => Some(Reason::Crashing),
+            Serving::Yes | Serving::NoCard | Serving::Crashing => None,
+        }
+    }
+
+    /// Why this route refuses requests.
+    pub fn of_route(route: &Route) -> Option<Reason> {
+        Reason::of_serving(route.serving, !route.workers.is_empty())
+    }
 
     /// Its line.
     #[rustfmt::skip]

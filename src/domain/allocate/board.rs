@@ -371,19 +371,11 @@ fn give_back_surplus(slots: &mut [Slot<'_>], claims: &[&Claim]) {
     for claim in claims {
         let share = claim.share();
         let Some(at) = places.get_mut(&share) else { continue };
-        let have: u32 = at.iter().map(|at| slots[*at].locked.get(&share)).sum();
-        let wanted = match &claim.demand {
-            // Somebody came in between while the order was carried out: it is whole or it is not, so what there is of it
-            // goes back, and all of it is bought anew when it fits.
-            Demand::Resident { cards, bought } if have < *cards => *bought,
-            Demand::Resident { cards, .. } | Demand::Spot { cards, .. } => *cards,
-            Demand::Dedicated { .. } | Demand::Workers { .. } => continue,
-        };
-        if matches!(claim.demand, Demand::Spot { .. }) {
+        if let Demand::Spot { cards, .. } = claim.demand {
             // A server is on one node: what is left of one after a fault is of no use to it.
             for slot in at.iter() {
                 let slot = &mut slots[*slot];
-                if slot.locked.get(&share) < wanted
+                if slot.locked.get(&share) < cards
                     && slot.node.in_use.by_share.get(&share) == 0
                     && !slot.waiting
                 {
@@ -392,6 +384,13 @@ fn give_back_surplus(slots: &mut [Slot<'_>], claims: &[&Claim]) {
             }
         }
         let have: u32 = at.iter().map(|at| slots[*at].locked.get(&share)).sum();
+        let wanted = match &claim.demand {
+            // Somebody came in between while the order was carried out: it is whole or it is not, so what there is of it
+            // goes back, and all of it is bought anew when it fits.
+            Demand::Resident { cards, bought } if have < *cards => *bought,
+            Demand::Resident { cards, .. } | Demand::Spot { cards, .. } => *cards,
+            Demand::Dedicated { .. } | Demand::Workers { .. } => continue,
+        };
         let mut surplus = have.saturating_sub(wanted);
         // Where the cards are away nothing is decided: what is there too many waits for their return, and what is in place stays.
         let away = at.iter().filter(|at| slots[**at].waiting);

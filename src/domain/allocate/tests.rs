@@ -470,17 +470,19 @@ fn workers_created_since_have_taken_their_nodes() {
 
 #[test]
 fn an_order_that_was_carried_out_in_part_is_whole_or_given_back() {
-    let half = |used: u32| used_by_workers(with_shares("a", &[(resident("p"), 4), (Share::Shared, 4)]), used);
+    let half = |by_workers| {
+        used(with_shares("a", &[(resident("p"), 4), (Share::Shared, 4)]), &[(Share::Shared, by_workers)])
+    };
     let waits = |bought| claim("p", 0, Demand::Resident { cards: 5, bought });
-    for (used, bought, resident_cards) in [(3, 0, 5), (4, 0, 0), (4, 2, 2), (4, 4, 4)] {
-        let (plan, after) = check(&snapshot(vec![half(used)], vec![waits(bought)]));
-        assert_eq!(after.nodes[0].shares.get(&resident("p")), resident_cards, "{used} used, {bought} bought");
+    for (by_workers, bought, resident_cards) in [(3, 0, 5), (4, 0, 0), (4, 2, 2), (4, 4, 4)] {
+        let (plan, after) = check(&snapshot(vec![half(by_workers)], vec![waits(bought)]));
+        assert_eq!(
+            after.nodes[0].shares.get(&resident("p")),
+            resident_cards,
+            "{by_workers} used, {bought} bought"
+        );
         assert_eq!(plan.outcomes[&key("p")].shortage.is_some(), resident_cards < 5);
     }
-}
-
-fn used_by_workers(node: Node, cards: u32) -> Node {
-    used(node, &[(Share::Shared, cards)])
 }
 
 #[test]
