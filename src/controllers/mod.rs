@@ -66,8 +66,8 @@ pub struct Context {
     cards: IntGaugeVec,
     /// When contracts that wait or failed are looked at again.
     again: Mutex<HashMap<ContractRef, Retry>>,
-    /// Since when a contract is on its way without its status saying so.
-    fresh: Mutex<HashMap<ContractRef, tokio::time::Instant>>,
+    /// Contracts that are on their way without their status saying so.
+    fresh: Mutex<status::Fresh>,
     /// Contracts whose pods end by themselves.
     setbacks: Mutex<HashMap<ContractRef, Setback>>,
     /// Endpoints' PodDisruptionBudgets as last written or seen: most workers that must stay.
@@ -78,6 +78,8 @@ pub struct Context {
     worker_counts: Mutex<HashMap<ContractRef, WorkerCounts>>,
     /// How long workers take to start.
     starts: endpoint::Starts,
+    /// Workers that the watch has yet to show.
+    awaited: endpoint::Awaited,
 }
 
 /// How endpoints are called from outside.
@@ -190,27 +192,22 @@ impl Context {
             workers,
             worker_counts: Mutex::default(),
             starts: endpoint::Starts::new(registry)?,
+            awaited: endpoint::Awaited::default(),
         })
     }
 
-    /// For a contract that is on its way: how much of `patience` is left before its status has to say so.
+    /// For a contract that is on its way: how long until its status has to say so.
     pub(in crate::controllers) fn still_fresh(
         &self,
         contract: &ContractRef,
         on_its_way: bool,
-        patience: Duration,
     ) -> Option<Duration> {
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        if !on_its_way {
-            fresh.remove(contract);
-            return None;
+        if on_its_way {
+            return fresh.left(contract);
         }
-        let since = *fresh.entry(contract.clone()).or_insert_with(tokio::time::Instant::now);
-        let left = patience.checked_sub(since.elapsed()).filter(|it| !it.is_zero());
-        if left.is_none() {
-            fresh.remove(contract);
-        }
-        left
+        fresh.arrived(contract);
+        None
     }
 
     /// Notes that a pod of the contract ended by itself. `version`: of its template.

@@ -132,8 +132,12 @@ pub(super) fn claim(caches: &Caches, pool: &ResidentPool) -> Option<Claim> {
 
 // Plan.
 
-/// The endpoints bound to a pool and the instances that it has room for, the older first.
+/// The endpoints bound to a pool and the instances that there is room for in what is bought, the older first.
 pub(super) fn admitted(caches: &Caches, pool: &ResidentPool) -> (Vec<Admitted>, Budget) {
+    admitted_to(caches, pool, bought(pool))
+}
+
+fn admitted_to(caches: &Caches, pool: &ResidentPool, bought: Bought) -> (Vec<Admitted>, Budget) {
     let namespace = pool.namespace().unwrap_or_default();
     let endpoints = caches.endpoints.under(&format!("pool/{namespace}/{}", pool.name_any()));
     let bound: Vec<Bound> = endpoints
@@ -150,7 +154,6 @@ pub(super) fn admitted(caches: &Caches, pool: &ResidentPool) -> (Vec<Admitted>, 
             })
         })
         .collect();
-    let bought = bought(pool);
     let budget =
         Budget { cards: count(bought.cards), disk_gb: count(bought.cards) * count(bought.disk_per_card_gb) };
     admit(budget, &bound)
@@ -212,7 +215,7 @@ fn make_status(
     if bought.cards >= spec.cards.max(1) && problem.is_none() && !is_leaving(pool) {
         bought.disk_per_card_gb = bought.disk_per_card_gb.max(spec.disk_per_card_gb);
     }
-    let (admitted, left) = admitted(&context.caches, pool);
+    let (admitted, left) = admitted_to(&context.caches, pool, bought);
     let bound: u32 = admitted.iter().map(|it| it.cards).sum();
     let disk_bound: u32 = admitted.iter().map(|it| it.disk_gb).sum();
 

@@ -4,16 +4,19 @@
 //! follow, and it runs its active ones. A bound one runs its instances. `report` writes the status, `budget` keeps the
 //! PodDisruptionBudget.
 
+mod awaited;
 mod budget;
 mod report;
 mod scaling;
 mod starts;
 
+pub(super) use awaited::Awaited;
 pub(super) use scaling::route;
 pub(super) use starts::Starts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -379,6 +382,8 @@ struct Pass {
     revision: String,
     /// Its workers end by themselves.
     crashing: bool,
+    /// For how long at most the view lacks workers that were created already.
+    awaits: Option<Duration>,
     outcome: Option<Outcome>,
     pods: Vec<Arc<SlimPod>>,
     seen: Vec<workers::Worker>,
@@ -392,6 +397,7 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
         context.link.scale.forget(&scaling::key(contract));
         context.count_workers(contract, None);
         context.starts.forget(contract);
+        context.awaited.forget(contract);
         budget::forget(context, contract);
         return release_ended(context, contract).await;
     };
@@ -408,7 +414,7 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     context.starts.see(contract, &pass.pods);
     let is_short = pass.wanted > number(&pass.seen, workers::Worker::is_live) && pass.place.is_ok();
     let waits = steps.create.is_empty() && steps.reopen.is_empty();
-    let held_up = context.setback(contract, &pass.revision).is_some();
+    let held_up = pass.awaits.is_some() || context.setback(contract, &pass.revision).is_some();
     context.starts.lacks_card(contract, is_short && waits && !held_up);
 
     // Apply.
@@ -429,7 +435,7 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     let keys = keys.map(|_| READ_EVERY);
     let setback = context.setback(contract, &pass.revision);
     let drained = scaling::next_drained(&endpoint, &pass.seen);
-    let again = [wait, setback, schedule, keys, drained].into_iter().flatten().min();
+    let again = [wait, setback, schedule, keys, drained, pass.awaits].into_iter().flatten().min();
     Ok(again.map_or(Done::Settled, Done::LookAgain))
 }
 
@@ -472,6 +478,9 @@ fn look(context: &Context, contract: &ContractRef, endpoint: &ServerlessEndpoint
         runs: runs(endpoint, (context.now)()),
         keys: secret.and_then(|it| context.link.keys.known(&contract.namespace, it)?.err()),
         crashing: scaling::is_crashing(context, contract, &revision, &pods),
+        awaits: context
+            .awaited
+            .left(contract, |it| context.caches.pods.get(&contract.namespace, it).is_some()),
         revision,
         outcome: context.outcome(Kind::Endpoint, &contract.namespace, &contract.name),
         seen: pods.iter().map(|it| seen(context, contract, it)).collect(),
@@ -524,7 +533,11 @@ fn plan(
         next: by_label.iter().map(|it| number_of(&it.name_any()) + 1).max().unwrap_or(1),
         drain: scaling::drain(&context.link, endpoint),
     };
-    workers::plan(&wanted, &pass.seen)
+    let mut steps = workers::plan(&wanted, &pass.seen);
+    if pass.awaits.is_some() {
+        steps.create.clear();
+    }
+    steps
 }
 
 /// Whose worker it is; on a group also whose machine it uses.
@@ -614,6 +627,7 @@ async fn create(
         match context.cluster.create_pod(&pod).await {
             Ok(()) => {
                 context.starts.created(contract, &name);
+                context.awaited.created(contract, &name);
                 return Ok(());
             }
             Err(write::Error::AlreadyExists) => {

@@ -24,7 +24,7 @@ pub(super) fn status(
     endpoint: &ServerlessEndpoint,
     pass: &Pass,
 ) -> ServerlessEndpointStatus {
-    let Pass { place, runs, keys, revision, crashing, outcome, pods: _, seen, wanted } = pass;
+    let Pass { place, runs, keys, revision, crashing, awaits: _, outcome, pods: _, seen, wanted } = pass;
     let (place, wanted) = (place.as_ref().map(|(place, _)| place), *wanted);
     let before = endpoint.status.clone().unwrap_or_default();
     let counts = workers::count(seen);
