@@ -47,7 +47,9 @@ fn world() -> Snapshot {
                     }],
                     bought: vec![],
                 },
-                1..=9 => Demand::Resident { cards: 1 + u32::try_from(at % 4).unwrap_or(0), bought: 0 },
+                1..=9 => {
+                    Demand::Resident { cards: 1 + u32::try_from(at % 4).unwrap_or(0), bought: 0, paid: true }
+                }
                 10..=19 => Demand::Spot {
                     cards: 1,
                     bid: Decimal::new(100 + i64::try_from(at % 300).unwrap_or(0), 2),

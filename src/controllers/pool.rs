@@ -126,7 +126,7 @@ pub(super) fn claim(caches: &Caches, pool: &ResidentPool) -> Option<Claim> {
         account: valid.unwrap_or_default(),
         created_seconds: created_seconds(pool),
         version: generation(pool),
-        demand: Demand::Resident { cards, bought },
+        demand: Demand::Resident { cards, bought, paid: true },
     })
 }
 

@@ -89,6 +89,8 @@ pub enum Demand {
         cards: u32,
         /// Cards that are bought already: lost ones among them are replaced before anybody buys.
         bought: u32,
+        /// Is there money for those that are not bought yet? If not, the answer only says whether they would fit.
+        paid: bool,
     },
     /// Whole machines.
     Dedicated {

@@ -29,7 +29,7 @@ use crate::domain::book::{Share, Shares};
 /// Nodes written to at once.
 const NODES_AT_ONCE: usize = 16;
 /// Changes that come within this time are planned together.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(50);
 /// And within this, however large the fleet is.
 const GATHER_MOST: Duration = Duration::from_millis(500);
 /// It looks at everything again after this, whatever happened.

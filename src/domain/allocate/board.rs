@@ -386,8 +386,8 @@ fn give_back_surplus(slots: &mut [Slot<'_>], claims: &[&Claim]) {
         let have: u32 = at.iter().map(|at| slots[*at].locked.get(&share)).sum();
         let wanted = match &claim.demand {
             // Somebody came in between while the order was carried out: it is whole or it is not, so what there is of it
-            // goes back, and all of it is bought anew when it fits.
-            Demand::Resident { cards, bought } if have < *cards => *bought,
+            // goes back, and all of it is bought anew when it fits. And without its money all of it goes back.
+            Demand::Resident { cards, bought, paid } if have < *cards || !paid => *bought,
             Demand::Resident { cards, .. } | Demand::Spot { cards, .. } => *cards,
             Demand::Dedicated { .. } | Demand::Workers { .. } => continue,
         };

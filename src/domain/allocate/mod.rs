@@ -5,7 +5,7 @@
 //! 0. what is locked stays; the book is restored where somebody else changed the shares; faulty cards leave the shared
 //!    ones first; what no contract claims any more is given back as far as no pod sits on it;
 //! 1. replacements of lost cards and machines that are bought;
-//! 2. pools, whole orders only;
+//! 2. pools, whole orders only, and only paid ones;
 //! 3. groups, whole orders only;
 //! 4. serverless workers up to `active`;
 //! 5. serverless workers above it;
@@ -153,8 +153,8 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     }
     // 2. Pools.
     for claim in &claims {
-        if let Demand::Resident { cards, .. } = claim.demand {
-            deal.buy_cards(&mut board, claim, cards);
+        if let Demand::Resident { cards, paid, .. } = claim.demand {
+            deal.buy_cards(&mut board, claim, cards, paid);
         }
     }
     // 3. Groups.
@@ -243,7 +243,7 @@ impl<'a> Deal<'a> {
     /// Gives back what was bought and lost, as far as there are cards.
     fn replace(&mut self, board: &mut Board<'a>, claim: &'a Claim) {
         match &claim.demand {
-            Demand::Resident { cards, bought } => {
+            Demand::Resident { cards, bought, paid: _ } => {
                 let lost = (*bought).min(*cards).saturating_sub(self.have[&claim.key]);
                 let free = board.free(&claim.card_type);
                 let placed = lost.min(free);
@@ -270,8 +270,8 @@ impl<'a> Deal<'a> {
         }
     }
 
-    /// A pool's order: all of what is missing or nothing.
-    fn buy_cards(&mut self, board: &mut Board<'a>, claim: &'a Claim, cards: u32) {
+    /// A pool's order: all of what is missing or nothing. One that is not paid takes nothing, and hears whether it would fit.
+    fn buy_cards(&mut self, board: &mut Board<'a>, claim: &'a Claim, cards: u32, paid: bool) {
         let needed = cards.saturating_sub(self.have[&claim.key]);
         if needed == 0 || self.outcomes[&claim.key].shortage.is_some() || self.over_quota(claim, needed) {
             return;
@@ -280,8 +280,10 @@ impl<'a> Deal<'a> {
         if free < needed {
             return self.short(claim, Shortage::NoCards { needed, free });
         }
-        board.place_cards(&claim.card_type, &claim.share(), needed);
-        self.gained(claim, needed);
+        if paid {
+            board.place_cards(&claim.card_type, &claim.share(), needed);
+            self.gained(claim, needed);
+        }
     }
 
     /// A group's order: all missing machines or none.

@@ -62,7 +62,7 @@ fn claim(name: &str, created_seconds: i64, demand: Demand) -> Claim {
 }
 
 fn pool(name: &str, cards: u32) -> Claim {
-    claim(name, 0, Demand::Resident { cards, bought: 0 })
+    claim(name, 0, Demand::Resident { cards, bought: 0, paid: true })
 }
 
 fn machines(names: &[&str]) -> Vec<Machine> {
@@ -228,7 +228,11 @@ fn pools_are_packed_and_whole_machines_stay_whole() {
                 with_shares(&at.to_string(), &[(resident("old"), 8 - free), (Share::Shared, *free)])
             })
             .collect();
-        let old = claim("old", -1, Demand::Resident { cards: free.iter().map(|it| 8 - it).sum(), bought: 0 });
+        let old = claim(
+            "old",
+            -1,
+            Demand::Resident { cards: free.iter().map(|it| 8 - it).sum(), bought: 0, paid: true },
+        );
         let (_, after) = check(&snapshot(nodes, vec![old, pool("new", cards)]));
         assert_eq!(placed(&after, &resident("new")), at(expected), "{free:?} {cards}");
     }
@@ -240,7 +244,7 @@ fn an_order_is_whole_or_nothing() {
     assert_eq!(placed(&after, &resident("big")), vec![]);
     assert_eq!(plan.outcomes[&key("big")].shortage, Some(Shortage::NoCards { needed: 9, free: 8 }));
     // And a smaller, younger one is still served.
-    let small = claim("small", 5, Demand::Resident { cards: 8, bought: 0 });
+    let small = claim("small", 5, Demand::Resident { cards: 8, bought: 0, paid: true });
     let (_, after) = check(&snapshot(vec![node("a")], vec![pool("big", 9), small]));
     assert_eq!(placed(&after, &resident("small")), at(&[("a", 8)]));
 }
@@ -248,8 +252,8 @@ fn an_order_is_whole_or_nothing() {
 #[test]
 fn older_contracts_come_first() {
     let claims = vec![
-        claim("young", 2, Demand::Resident { cards: 6, bought: 0 }),
-        claim("old", 1, Demand::Resident { cards: 6, bought: 0 }),
+        claim("young", 2, Demand::Resident { cards: 6, bought: 0, paid: true }),
+        claim("old", 1, Demand::Resident { cards: 6, bought: 0, paid: true }),
     ];
     let (plan, after) = check(&snapshot(vec![node("a")], claims));
     assert_eq!(placed(&after, &resident("old")), at(&[("a", 6)]));
@@ -338,7 +342,7 @@ fn a_released_machine_goes_back_when_it_is_empty() {
 #[test]
 fn a_zeroed_book_is_restored_up_to_the_physical_cards() {
     let before = with_shares("a", &[(resident("p"), 6), (Share::Shared, 2)]);
-    let claims = || vec![claim("p", 0, Demand::Resident { cards: 6, bought: 6 })];
+    let claims = || vec![claim("p", 0, Demand::Resident { cards: 6, bought: 6, paid: true })];
     // Zeroed by hand: the cards are there.
     let zeroed = Node { shares: Shares::default(), ..before.clone() };
     let (_, after) = check(&snapshot(vec![zeroed], claims()));
@@ -361,20 +365,22 @@ fn a_zeroed_book_is_restored_up_to_the_physical_cards() {
 #[test]
 fn a_node_made_anew_gets_its_book_from_its_pods_and_then_the_contracts() {
     let fresh = Node { book: None, ..used(with_shares("a", &[]), &[(resident("p"), 2)]) };
-    let (_, after) =
-        check(&snapshot(vec![fresh], vec![claim("p", 0, Demand::Resident { cards: 6, bought: 6 })]));
+    let (_, after) = check(&snapshot(
+        vec![fresh],
+        vec![claim("p", 0, Demand::Resident { cards: 6, bought: 6, paid: true })],
+    ));
     assert_eq!(after.nodes[0].shares, shares(&[(resident("p"), 6), (Share::Shared, 2)]));
 }
 
 #[test]
 fn lost_cards_are_replaced_before_anybody_buys() {
-    let old = claim("old", 0, Demand::Resident { cards: 6, bought: 6 });
-    let newer = claim("aaa", -5, Demand::Resident { cards: 8, bought: 0 });
+    let old = claim("old", 0, Demand::Resident { cards: 6, bought: 6, paid: true });
+    let newer = claim("aaa", -5, Demand::Resident { cards: 8, bought: 0, paid: true });
     let (plan, after) = check(&snapshot(vec![node("a")], vec![old, newer]));
     assert_eq!(placed(&after, &resident("old")), at(&[("a", 6)]));
     assert!(plan.outcomes[&key("aaa")].shortage.is_some());
     // As many as there are.
-    let old = claim("old", 0, Demand::Resident { cards: 20, bought: 20 });
+    let old = claim("old", 0, Demand::Resident { cards: 20, bought: 20, paid: true });
     let (plan, after) = check(&snapshot(vec![node("a")], vec![old]));
     assert_eq!(placed(&after, &resident("old")), at(&[("a", 8)]));
     assert_eq!(plan.outcomes[&key("old")].shortage, Some(Shortage::NoCards { needed: 12, free: 0 }));
@@ -384,7 +390,7 @@ fn lost_cards_are_replaced_before_anybody_buys() {
 fn a_faulty_card_leaves_shared_first() {
     let mut sick = with_shares("a", &[(resident("p"), 6), (Share::Shared, 2)]);
     sick.healthy = 7;
-    let bought = || vec![claim("p", 0, Demand::Resident { cards: 6, bought: 6 })];
+    let bought = || vec![claim("p", 0, Demand::Resident { cards: 6, bought: 6, paid: true })];
     let (_, after) = check(&snapshot(vec![sick.clone(), node("b")], bought()));
     assert_eq!(after.nodes[0].shares, shares(&[(resident("p"), 6), (Share::Shared, 1)]));
     sick.healthy = 5;
@@ -444,7 +450,11 @@ fn a_spot_server_that_may_not_start_keeps_what_it_has() {
 fn quotas_count_everything_that_the_account_holds() {
     let mut world = snapshot(
         vec![node("a"), node("b")],
-        vec![pool("p", 6), workers("x", 2, 2, 2), claim("q", 3, Demand::Resident { cards: 3, bought: 0 })],
+        vec![
+            pool("p", 6),
+            workers("x", 2, 2, 2),
+            claim("q", 3, Demand::Resident { cards: 3, bought: 0, paid: true }),
+        ],
     );
     world.quotas.insert(("acme".to_owned(), "ada".to_owned()), 10);
     let (plan, _) = check(&world);
@@ -473,7 +483,7 @@ fn an_order_that_was_carried_out_in_part_is_whole_or_given_back() {
     let half = |by_workers| {
         used(with_shares("a", &[(resident("p"), 4), (Share::Shared, 4)]), &[(Share::Shared, by_workers)])
     };
-    let waits = |bought| claim("p", 0, Demand::Resident { cards: 5, bought });
+    let waits = |bought| claim("p", 0, Demand::Resident { cards: 5, bought, paid: true });
     for (by_workers, bought, resident_cards) in [(3, 0, 5), (4, 0, 0), (4, 2, 2), (4, 4, 4)] {
         let (plan, after) = check(&snapshot(vec![half(by_workers)], vec![waits(bought)]));
         assert_eq!(
@@ -483,6 +493,21 @@ fn an_order_that_was_carried_out_in_part_is_whole_or_given_back() {
         );
         assert_eq!(plan.outcomes[&key("p")].shortage.is_some(), resident_cards < 5);
     }
+}
+
+#[test]
+fn an_order_that_is_not_paid_takes_nothing_and_hears_whether_it_would_fit() {
+    let asks = |cards, bought, paid| claim("p", 0, Demand::Resident { cards, bought, paid });
+    for (cards, bought, fits, locked) in
+        [(8, 0, true, 0), (9, 0, false, 0), (8, 3, true, 3), (12, 3, false, 3)]
+    {
+        let (plan, after) = check(&snapshot(vec![node("a")], vec![asks(cards, bought, false)]));
+        assert_eq!(after.nodes[0].shares.get(&resident("p")), locked, "{cards} cards, {bought} bought");
+        assert_eq!(plan.outcomes[&key("p")].shortage.is_none(), fits, "{cards} cards, {bought} bought");
+    }
+    // Its money was given back before it was posted: so are the cards.
+    let (_, after) = check(&snapshot(vec![with_shares("a", &[(resident("p"), 6)])], vec![asks(6, 2, false)]));
+    assert_eq!(after.nodes[0].shares.get(&resident("p")), 2);
 }
 
 #[test]
@@ -497,8 +522,11 @@ fn a_pool_that_shrinks_keeps_what_is_in_place_while_other_cards_are_away() {
 
 fn any_claim(at: usize) -> impl Strategy<Value = Claim> {
     let demand = prop_oneof![
-        (0..12_u32, 0..12_u32)
-            .prop_map(|(cards, bought)| Demand::Resident { cards: cards.max(bought), bought }),
+        (0..12_u32, 0..12_u32, any::<bool>()).prop_map(|(cards, bought, paid)| Demand::Resident {
+            cards: cards.max(bought),
+            bought,
+            paid
+        }),
         (0..3_usize, 0..2_u8).prop_map(|(count, zoned)| Demand::Dedicated {
             machines: (0..count)
                 .map(|it| Machine {
@@ -606,7 +634,10 @@ proptest! {
                 let outcome = &plan.outcomes[&claim.key];
                 match &claim.demand {
                     // In the first round nothing was bought, so an order shows whether it was whole.
-                    Demand::Resident { cards, bought } if round == 0 && *bought == 0 => {
+                    Demand::Resident { bought: 0, paid: false, .. } if round == 0 => {
+                        prop_assert_eq!(have, 0, "not paid");
+                    }
+                    Demand::Resident { cards, bought: 0, paid: true } if round == 0 => {
                         prop_assert!(have == 0 || have == *cards, "{have} of {cards}");
                         prop_assert!(have == *cards || outcome.shortage.is_some(), "no cards, and no reason");
                     }
