@@ -1,0 +1,13 @@
+//! Money: what something costs, what leaving it returns, and the life of what is prepaid.
+//!
+//! Amounts are rationals within a line of a bill and whole minor units once the line is rounded ([`amount`]). Time is an
+//! argument and UTC ([`calendar`]). Nothing here posts, holds or remembers anything: that is the ledger's.
+
+pub mod amount;
+pub mod calendar;
+
+pub use amount::{Currency, Exact, Money, NotAnAmount, TooMuch};
+pub use calendar::Period;
+
+#[cfg(test)]
+mod tests;
