@@ -5,9 +5,18 @@
 
 pub mod amount;
 pub mod calendar;
+pub mod lease;
+pub mod order;
+pub mod price;
+pub mod refund;
+pub mod want;
 
 pub use amount::{Currency, Exact, Money, NotAnAmount, TooMuch};
 pub use calendar::Period;
+pub use lease::{Effect, Event, Lease, Rejected, Reminder, Rules, State};
+pub use order::{Order, Purpose};
+pub use price::{LongTerm, MachinePrices, PoolPrices, PoolSize};
+pub use want::{Next, Wanted};
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,8 @@
 //! Worked examples as tables, computed by hand from the rules; and properties over random lives.
 
 mod amounts;
+mod leases;
+mod orders;
 
 use jiff::Timestamp;
 
@@ -31,3 +33,27 @@ fn cny() -> Currency {
 fn yuan(text: &str) -> Money {
     Money::parse(text, &cny()).unwrap()
 }
+
+fn size(cards: u32, disk_gb_per_card: u32) -> PoolSize {
+    PoolSize { cards, disk_gb_per_card }
+}
+
+/// The prices of `ada` cards in cn-hangzhou.
+fn ada() -> PoolPrices {
+    PoolPrices { card_month: exact("7090"), disk_gb_month: exact("1.2") }
+}
+
+/// An order that is paid in money.
+fn order(purpose: Purpose, months: u32, period: Period, price: &str) -> Order {
+    Order {
+        purpose,
+        period,
+        months,
+        size: size(6, 40),
+        price: yuan(price),
+        cash: yuan(price),
+        voucher: Money(0),
+    }
+}
+
+const RULES: Rules = Rules { retention_days: 90 };
