@@ -4,11 +4,14 @@
 //! argument and UTC ([`calendar`]). Nothing here posts, holds or remembers anything: that is the ledger's.
 
 pub mod amount;
+pub mod arrears;
 pub mod calendar;
+pub mod credit;
 pub mod lease;
 pub mod order;
 pub mod price;
 pub mod refund;
+pub mod usage;
 pub mod want;
 
 pub use amount::{Currency, Exact, Money, NotAnAmount, TooMuch};

@@ -3,6 +3,7 @@
 mod amounts;
 mod leases;
 mod orders;
+mod others;
 
 use jiff::Timestamp;
 
