@@ -9,6 +9,7 @@ pub mod book;
 pub mod budget;
 pub mod fleet;
 pub mod machines;
+pub mod money;
 pub mod routes;
 pub mod slots;
 pub mod units;
