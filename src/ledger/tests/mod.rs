@@ -53,7 +53,6 @@ impl Failpoint {
 
 /// All files of a folder.
 fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         if entry.file_type().unwrap().is_file() {
@@ -75,7 +74,7 @@ impl Folder {
     }
 
     fn url(&self) -> String {
-        url(&self.0)
+        format!("sqlite:{}", self.0.join("ledger.db").display())
     }
 }
 
@@ -83,10 +82,6 @@ impl Drop for Folder {
     fn drop(&mut self) {
         std::fs::remove_dir_all(&self.0).ok();
     }
-}
-
-fn url(folder: &Path) -> String {
-    format!("sqlite:{}", folder.join("ledger.db").display())
 }
 
 macro_rules! on_sqlite {

@@ -109,7 +109,7 @@ async fn holds(calls: Vec<Call>) {
 }
 
 proptest! {
-    #![proptest_config(proptest::test_runner::Config { cases: 48, ..Default::default() })]
+    #![proptest_config(proptest::test_runner::Config { cases: 24, ..Default::default() })]
     #[test]
     fn nothing_is_lost_or_made(calls in calls()) {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(holds(calls));
