@@ -6,6 +6,7 @@ use std::{fs, path::Path};
 const LAYERS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("api", &[]),
+    ("ledger", &["domain"]),
     ("cluster", &["api", "domain"]),
     ("controllers", &["api", "cluster", "domain", "link"]),
     ("link", &["domain"]),

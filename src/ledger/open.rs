@@ -1,0 +1,137 @@
+//! Opens a database: connections as the ledger needs them, tables of the newest version. What is in them is checked in
+//! `verify`.
+
+use std::fmt::Write;
+use std::str::FromStr;
+
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers};
+use sqlx::{AnyPool, Row as _};
+
+use super::{Engine, Error, Ledger};
+
+/// How many reads may run at once. Bills and lists wait for each other before they use up the database's connections.
+const READERS: u32 = 4;
+
+/// Every version of the tables, oldest first. A released one is never changed: it has a successor.
+const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    sqlite: include_str!("migrations/1.sqlite.sql"),
+    postgres: include_str!("migrations/1.postgres.sql"),
+}];
+
+struct Migration {
+    version: i64,
+    sqlite: &'static str,
+    postgres: &'static str,
+}
+
+/// SQLite: a commit is on the disk when it returns, and readers don't wait for the writer. Five seconds are patience with a
+/// second process, which the fence will end.
+const SQLITE: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
+                      PRAGMA busy_timeout = 5000";
+
+/// PostgreSQL: a commit is on the disk whatever the server's default, and a leader that froze in mid-transaction does not hold
+/// the fence for ever.
+const POSTGRES: &str = "SET synchronous_commit = on; SET lock_timeout = '10s'; \
+                        SET idle_in_transaction_session_timeout = '30s'";
+
+impl Ledger {
+    /// Opens `sqlite:PATH` (made if it is missing) or `postgres://...`, brings its tables up to date, and checks all that is in
+    /// it. Refuses a ledger that does not add up, and says what differs.
+    pub async fn open(url: &str) -> Result<Ledger, Error> {
+        install_default_drivers();
+        let (engine, address) = if let Some(path) = url.strip_prefix("sqlite:") {
+            (Engine::Sqlite, sqlite_address(path))
+        } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            (Engine::Postgres, url.to_owned())
+        } else {
+            return Err(Error::Address(url.split_once("://").map_or(url, |it| it.0).to_owned()));
+        };
+        let options = AnyConnectOptions::from_str(&address).map_err(Error::Connect)?;
+        let ledger = Ledger {
+            engine,
+            writer: pool(engine, 1, &options).await?,
+            readers: pool(engine, READERS, &options).await?,
+            #[cfg(test)]
+            failpoint: super::tests::Failpoint::default(),
+        };
+        ledger.migrate().await?;
+        ledger.verify().await?;
+        Ok(ledger)
+    }
+
+    /// Brings the tables to the newest version, each step with its record in one transaction.
+    async fn migrate(&self) -> Result<(), Error> {
+        let known = MIGRATIONS.iter().map(|it| it.version).max().unwrap_or_default();
+        let fault = |version| move |source| Error::Migrate { version, source };
+        let mut work = match self.engine {
+            Engine::Sqlite => self.writer.begin_with("BEGIN IMMEDIATE").await,
+            Engine::Postgres => self.writer.begin().await,
+        }
+        .map_err(fault(0))?;
+        if self.engine == Engine::Postgres {
+            // Two operators may start at once, and CREATE TABLE IF NOT EXISTS alone does not make them wait.
+            sqlx::raw_sql("SELECT pg_advisory_xact_lock(7233951)")
+                .execute(&mut *work)
+                .await
+                .map_err(fault(0))?;
+        }
+        sqlx::raw_sql("CREATE TABLE IF NOT EXISTS migrations (version BIGINT NOT NULL PRIMARY KEY)")
+            .execute(&mut *work)
+            .await
+            .map_err(fault(0))?;
+        let found: i64 = sqlx::query("SELECT coalesce(max(version), 0) FROM migrations")
+            .fetch_one(&mut *work)
+            .await
+            .and_then(|it| it.try_get(0))
+            .map_err(fault(0))?;
+        if found > known {
+            return Err(Error::Newer { found, known });
+        }
+        for step in MIGRATIONS.iter().filter(|it| it.version > found) {
+            let text = match self.engine {
+                Engine::Sqlite => step.sqlite,
+                Engine::Postgres => step.postgres,
+            };
+            sqlx::raw_sql(text).execute(&mut *work).await.map_err(fault(step.version))?;
+            sqlx::query("INSERT INTO migrations (version) VALUES ($1)")
+                .bind(step.version)
+                .execute(&mut *work)
+                .await
+                .map_err(fault(step.version))?;
+        }
+        work.commit().await.map_err(fault(known))
+    }
+}
+
+/// The driver reads a path as part of a URL.
+fn sqlite_address(path: &str) -> String {
+    let mut address = "sqlite:".to_owned();
+    for byte in path.strip_prefix("//").unwrap_or(path).bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
+            address.push(char::from(byte));
+        } else {
+            write!(address, "%{byte:02X}").expect("a String takes all that is written to it");
+        }
+    }
+    address + "?mode=rwc"
+}
+
+async fn pool(engine: Engine, connections: u32, options: &AnyConnectOptions) -> Result<AnyPool, Error> {
+    AnyPoolOptions::new()
+        .max_connections(connections)
+        // A file does not go away between two transactions; a server may have been restarted.
+        .test_before_acquire(engine == Engine::Postgres)
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                let settings = match engine {
+                    Engine::Sqlite => SQLITE,
+                    Engine::Postgres => POSTGRES,
+                };
+                sqlx::raw_sql(settings).execute(connection).await.map(|_| ())
+            })
+        })
+        .connect_with(options.clone())
+        .await
+        .map_err(Error::Connect)
+}

@@ -1,0 +1,256 @@
+//! Payments, orders and refunds: one transaction each.
+
+use std::collections::BTreeSet;
+
+use super::book::{Kind, Row, bank, cash, sales, voucher, vouchers};
+use super::work::{Entry, Work};
+use super::{
+    At, Done, Error, Held, Ledger, LineKind, OrderIn, OrderRow, OrderState, PaymentIn, RefundIn, entry,
+};
+
+impl Ledger {
+    /// Money or a voucher in. Counts once per name, for ever; a second one of the same name is no-op, whatever it says.
+    pub async fn pay(&self, at: At, payment: &PaymentIn) -> Result<Done, Error> {
+        payment.check()?;
+        let id = format!("payment/{}", payment.name);
+        let mut work = Work::begin(self, at).await?;
+        if let Some(row) = work.rows_by_id(std::slice::from_ref(&id)).await?.first() {
+            already(row, LineKind::Payment)?;
+            work.commit().await?;
+            return Ok(Done::AlreadyThere);
+        }
+        let currency = &payment.currency;
+        let (debit, credit) = if payment.voucher {
+            (vouchers(currency), voucher(&payment.account))
+        } else {
+            (bank(currency), cash(&payment.account))
+        };
+        work.read_balances(&BTreeSet::from([debit.clone(), credit.clone()])).await?;
+        let detail = serde_json::json!({"reference": payment.reference}).to_string();
+        work.enter(Entry {
+            id: id.clone(),
+            kind: Kind::Transfer,
+            of: None,
+            order_id: &id,
+            contract: None,
+            debit,
+            credit,
+            amount: payment.amount,
+            currency,
+            detail: &detail,
+        })?;
+        work.commit().await?;
+        Ok(Done::New)
+    }
+
+    /// Holds an order's price: vouchers first, then cash, which may not go below `least`. An order that is held or posted already
+    /// is returned as it is.
+    pub async fn hold(&self, at: At, order: &OrderIn) -> Result<Held, Error> {
+        order.check()?;
+        let mut work = Work::begin(self, at).await?;
+        let rows = work.holds(&[&order.id]).await?;
+        let attempts = attempts(&rows);
+        if let Some(standing) = attempts.iter().find(|it| it.state != OrderState::Voided) {
+            work.commit().await?;
+            return Ok(Held { done: Done::AlreadyThere, order: standing.clone() });
+        }
+        work.open_contract(&order.contract).await?;
+        let others = [order.id.clone(), format!("{}/voucher", order.id), format!("{}/cash", order.id)];
+        if !work.rows_by_id(&others).await?.is_empty() {
+            return Err(Error::Taken(order.id.clone()));
+        }
+        let accounts = [voucher(&order.account), cash(&order.account), sales(&order.currency)];
+        work.read_balances(&BTreeSet::from(accounts)).await?;
+        let held = price(&work, order, u32::try_from(attempts.len()).unwrap_or(u32::MAX), at)?;
+        for (leg, debit, amount) in
+            [("voucher", voucher(&order.account), held.voucher), ("cash", cash(&order.account), held.cash)]
+        {
+            // An order that costs nothing leaves a row too.
+            if amount == 0 && !(leg == "cash" && order.price == 0) {
+                continue;
+            }
+            work.enter(Entry {
+                id: format!("{}/{}/{leg}", order.id, held.attempt),
+                kind: Kind::Hold,
+                of: None,
+                order_id: &order.id,
+                contract: Some(&order.contract),
+                debit,
+                credit: sales(&order.currency),
+                amount,
+                currency: &order.currency,
+                detail: &order.detail,
+            })?;
+        }
+        work.commit().await?;
+        Ok(Held { done: Done::New, order: held })
+    }
+
+    /// The order is fulfilled: what is held for it becomes ours. One that is posted already is returned as it is.
+    pub async fn post(&self, at: At, order_id: &str) -> Result<Held, Error> {
+        entry::check_text("order", order_id)?;
+        let mut work = Work::begin(self, at).await?;
+        let rows = work.holds(&[order_id]).await?;
+        let standing = attempts(&rows).into_iter().find(|it| it.state != OrderState::Voided);
+        let Some(mut order) = standing else { return Err(Error::NoHold(order_id.to_owned())) };
+        if order.state == OrderState::Posted {
+            work.commit().await?;
+            return Ok(Held { done: Done::AlreadyThere, order });
+        }
+        end(&mut work, &rows, order.attempt, Kind::Post).await?;
+        work.commit().await?;
+        (order.state, order.posted_at_ms) = (OrderState::Posted, Some(at.ms));
+        Ok(Held { done: Done::New, order })
+    }
+
+    /// The order is given up: nothing is held for it any more. That it was given up already, or never held, is as good.
+    pub async fn void(&self, at: At, order_id: &str) -> Result<(), Error> {
+        entry::check_text("order", order_id)?;
+        let mut work = Work::begin(self, at).await?;
+        let rows = work.holds(&[order_id]).await?;
+        if let Some(order) = attempts(&rows).into_iter().find(|it| it.state != OrderState::Voided) {
+            if order.state == OrderState::Posted {
+                return Err(Error::Posted(order_id.to_owned()));
+            }
+            end(&mut work, &rows, order.attempt, Kind::Void).await?;
+        }
+        work.commit().await
+    }
+
+    /// Money back, and the end of the contract if it says so: both or neither.
+    pub async fn refund(&self, at: At, refund: &RefundIn) -> Result<Done, Error> {
+        refund.check()?;
+        let id = format!("{}/cash", refund.id);
+        let mut work = Work::begin(self, at).await?;
+        work.known_contracts([refund.contract.as_str()]).await?;
+        let done = if let Some(row) = work.rows_by_id(std::slice::from_ref(&id)).await?.first() {
+            already(row, LineKind::Refund)?;
+            Done::AlreadyThere
+        } else {
+            if !work.holds(&[&refund.id]).await?.is_empty() {
+                return Err(Error::Taken(refund.id.clone()));
+            }
+            let (debit, credit) = (sales(&refund.currency), cash(&refund.account));
+            work.read_balances(&BTreeSet::from([debit.clone(), credit.clone()])).await?;
+            work.enter(Entry {
+                id,
+                kind: Kind::Transfer,
+                of: None,
+                order_id: &refund.id,
+                contract: Some(&refund.contract),
+                debit,
+                credit,
+                amount: refund.amount,
+                currency: &refund.currency,
+                detail: &refund.detail,
+            })?;
+            Done::New
+        };
+        if refund.close {
+            work.close_contract(&refund.contract).await?;
+        }
+        work.commit().await?;
+        Ok(done)
+    }
+}
+
+/// What a new attempt would hold, or why there is not enough for it.
+fn price(work: &Work<'_>, order: &OrderIn, attempt: u32, at: At) -> Result<OrderRow, Error> {
+    let funds = work.book().funds(&cash(&order.account), &order.currency);
+    let vouchers = work.book().funds(&voucher(&order.account), &order.currency).available().max(0);
+    let voucher = vouchers.min(order.price);
+    let needed = order.price - voucher;
+    if let Some(least) = order.least {
+        let overflow = || Error::Overflow(cash(&order.account));
+        let available = funds.posted.checked_sub(funds.held).and_then(|it| it.checked_sub(order.accrued));
+        let available = available.ok_or_else(overflow)?;
+        if available.checked_sub(needed).ok_or_else(overflow)? < least {
+            return Err(Error::NotEnough { available, needed });
+        }
+    }
+    Ok(OrderRow {
+        id: order.id.clone(),
+        attempt,
+        state: OrderState::Held,
+        contract: order.contract.clone(),
+        account: order.account.clone(),
+        currency: order.currency.clone(),
+        price: order.price,
+        cash: needed,
+        voucher,
+        held_at_ms: at.ms,
+        posted_at_ms: None,
+        detail: order.detail.clone(),
+    })
+}
+
+/// Ends all legs of an attempt.
+async fn end(work: &mut Work<'_>, rows: &[Row], attempt: u32, kind: Kind) -> Result<(), Error> {
+    let legs: Vec<&Row> = rows.iter().filter(|it| it.kind == Kind::Hold && it.attempt() == attempt).collect();
+    let accounts = legs.iter().flat_map(|it| [it.debit.clone(), it.credit.clone()]).collect();
+    work.read_balances(&accounts).await?;
+    for leg in legs {
+        work.enter(Entry {
+            id: format!("{}/{}", leg.id, kind.word()),
+            kind,
+            of: Some(leg.id.clone()),
+            order_id: &leg.order_id,
+            contract: leg.contract.as_deref(),
+            debit: leg.debit.clone(),
+            credit: leg.credit.clone(),
+            amount: leg.amount,
+            currency: &leg.currency,
+            detail: &leg.detail,
+        })?;
+    }
+    Ok(())
+}
+
+/// Whether a row that has an id is what the id stands for.
+pub(super) fn already(row: &Row, purpose: LineKind) -> Result<(), Error> {
+    if row.purpose() == purpose { Ok(()) } else { Err(Error::Taken(row.order_id.clone())) }
+}
+
+/// The attempts at orders, from the rows of their holds, in the order in which they were posted, or held if they weren't.
+pub(super) fn attempts(rows: &[Row]) -> Vec<OrderRow> {
+    let mut orders: Vec<(i64, OrderRow)> = Vec::new();
+    for row in rows {
+        let attempt = row.attempt();
+        let place = orders.iter().rposition(|(_, it)| it.id == row.order_id && it.attempt == attempt);
+        let place = place.unwrap_or_else(|| {
+            let (account, _) = row.customer();
+            let order = OrderRow {
+                id: row.order_id.clone(),
+                attempt,
+                state: OrderState::Held,
+                contract: row.contract.clone().unwrap_or_default(),
+                account: account.to_owned(),
+                currency: row.currency.clone(),
+                price: 0,
+                cash: 0,
+                voucher: 0,
+                held_at_ms: row.at_ms,
+                posted_at_ms: None,
+                detail: row.detail.clone(),
+            };
+            orders.push((row.seq, order));
+            orders.len() - 1
+        });
+        let (seq, order) = &mut orders[place];
+        match row.kind {
+            Kind::Hold => {
+                order.price = order.price.saturating_add(row.amount);
+                let (_, in_vouchers) = row.customer();
+                if in_vouchers { order.voucher = row.amount } else { order.cash = row.amount }
+            }
+            Kind::Post => {
+                (order.state, order.posted_at_ms) = (OrderState::Posted, Some(row.at_ms));
+                *seq = row.seq;
+            }
+            Kind::Void => order.state = OrderState::Voided,
+            Kind::Transfer => {}
+        }
+    }
+    orders.sort_by_key(|(seq, _)| *seq);
+    orders.into_iter().map(|(_, order)| order).collect()
+}

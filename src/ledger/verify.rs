@@ -1,0 +1,223 @@
+//! The proof: every row is read again, the chain and the balances are computed anew, and all of a currency must be zero.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use futures::TryStreamExt;
+use sqlx::any::Any;
+use sqlx::{AssertSqlSafe, Row as _, Transaction};
+
+use super::book::{Book, Funds, Kind, Row};
+use super::read::funds;
+use super::work::{COLUMNS, read, row};
+use super::{Engine, Error, Ledger};
+
+/// What a check of a ledger found that adds up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// How many transfers there are.
+    pub transfers: i64,
+    /// How many of them are holds that have not ended.
+    pub open_holds: usize,
+    /// How many accounts of the book there are, by currency.
+    pub accounts: BTreeMap<String, usize>,
+    /// The last leader's epoch.
+    pub epoch: i64,
+    /// Where the chain ends: it stands for all that is in the ledger.
+    pub chain: String,
+}
+
+/// What does not add up, in words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Differences(pub Vec<String>);
+
+/// How many differences are told; after a few more there is nothing to learn.
+const TOLD: usize = 20;
+
+impl fmt::Display for Differences {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.join("; "))
+    }
+}
+
+impl Differences {
+    fn say(&mut self, text: String) {
+        if self.0.len() < TOLD {
+            self.0.push(text);
+        } else if self.0.len() == TOLD {
+            self.0.push("and more".to_owned());
+        }
+    }
+}
+
+/// The state of a replay.
+#[derive(Default)]
+struct Replay {
+    book: Book,
+    seq: i64,
+    chain: String,
+    /// Holds that have not ended, by id: debit, credit, currency, amount.
+    holds: BTreeMap<String, (String, String, String, i64)>,
+    differences: Differences,
+}
+
+impl Ledger {
+    /// Checks all of the ledger, as `open` does, on a state between two transactions: the database's own check, the chain, the
+    /// balances, the holds, and that each currency adds up to zero.
+    pub async fn verify(&self) -> Result<Report, Error> {
+        let mut work = self.begin_read().await?;
+        let mut replay = Replay::default();
+        if self.engine == Engine::Sqlite {
+            let fault = read("integrity");
+            for check in ["PRAGMA integrity_check", "PRAGMA foreign_key_check"] {
+                for row in sqlx::query(check).fetch_all(&mut *work).await.map_err(&fault)? {
+                    let text: String = row.try_get(0).map_err(&fault)?;
+                    if text != "ok" {
+                        replay.differences.say(format!("the file: {text}"));
+                    }
+                }
+            }
+        }
+        replay.transfers(&mut work).await?;
+        replay.balances(&mut work).await?;
+        let epoch = replay.fence(&mut work).await?;
+        replay.zero();
+        if !replay.differences.0.is_empty() {
+            return Err(Error::Differs(replay.differences));
+        }
+        let mut accounts = BTreeMap::new();
+        for currency in replay.book.0.values().flat_map(BTreeMap::keys) {
+            *accounts.entry(currency.clone()).or_default() += 1;
+        }
+        Ok(Report {
+            transfers: replay.seq,
+            open_holds: replay.holds.len(),
+            accounts,
+            epoch,
+            chain: replay.chain,
+        })
+    }
+
+    /// A transaction that sees one state, whoever writes meanwhile.
+    pub(super) async fn begin_read(&self) -> Result<Transaction<'static, Any>, Error> {
+        let begin = match self.engine {
+            Engine::Sqlite => "BEGIN",
+            Engine::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        };
+        self.readers.begin_with(begin).await.map_err(Error::Begin)
+    }
+}
+
+impl Replay {
+    async fn transfers(&mut self, work: &mut Transaction<'static, Any>) -> Result<(), Error> {
+        let text = format!("SELECT {COLUMNS} FROM transfers ORDER BY seq");
+        let mut rows = sqlx::query(AssertSqlSafe(text)).fetch(&mut **work);
+        while let Some(found) = rows.try_next().await.map_err(read("transfers"))? {
+            match row(&found) {
+                Ok((row, chain)) => self.transfer(row, chain),
+                Err(Error::Kind { seq, kind }) => {
+                    self.differences.say(format!("transfer {seq} has the kind `{kind}`"));
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
+    fn transfer(&mut self, row: Row, chain: String) {
+        // As many as are told, and one for `and more`.
+        for missing in (self.seq + 1..row.seq).take(TOLD + 1) {
+            self.differences.say(format!("transfer {missing} is missing"));
+        }
+        let name = format!("transfer {} ({})", row.seq, row.id);
+        if row.chain(&self.chain) != chain {
+            self.differences.say(format!("{name} is not what was written: its chain differs"));
+        }
+        if self.book.apply(&row).is_err() {
+            self.differences.say(format!("{name} overflows"));
+        }
+        (self.seq, self.chain) = (row.seq, chain);
+        let what = (row.debit, row.credit, row.currency, row.amount);
+        match (row.kind, row.of) {
+            (Kind::Transfer, _) => {}
+            (Kind::Hold, _) => {
+                self.holds.insert(row.id, what);
+            }
+            (Kind::Post | Kind::Void, of) => {
+                let of = of.unwrap_or_default();
+                if self.holds.remove(&of) != Some(what) {
+                    self.differences.say(format!("{name} ends no open hold that is like it"));
+                }
+            }
+        }
+    }
+
+    /// The stored balances are those of the transfers.
+    async fn balances(&mut self, work: &mut Transaction<'static, Any>) -> Result<(), Error> {
+        let fault = read("balances");
+        let query = sqlx::query("SELECT account, currency, posted, held FROM balances");
+        let mut stored = Book::default();
+        for it in query.fetch_all(&mut **work).await.map_err(&fault)? {
+            let (account, currency, funds) = funds(&it).map_err(&fault)?;
+            stored.set(&account, &currency, funds);
+        }
+        let accounts: BTreeSet<(&String, &String)> = [&self.book, &stored]
+            .into_iter()
+            .flat_map(|book| &book.0)
+            .flat_map(|(account, it)| it.keys().map(move |currency| (account, currency)))
+            .collect();
+        for (account, currency) in accounts {
+            let (right, wrong) = (self.book.funds(account, currency), stored.funds(account, currency));
+            if right != wrong {
+                let (right, wrong) = (words(right), words(wrong));
+                self.differences.say(format!("{account} has {wrong} {currency}, by its transfers {right}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The fence knows where the chain ends.
+    async fn fence(&mut self, work: &mut Transaction<'static, Any>) -> Result<i64, Error> {
+        let fault = read("fence");
+        let rows = sqlx::query("SELECT epoch, seq, chain FROM fence").fetch_all(&mut **work);
+        let rows = rows.await.map_err(&fault)?;
+        let [row] = rows.as_slice() else {
+            self.differences.say(format!("there are {} fences", rows.len()));
+            return Ok(0);
+        };
+        let seq: i64 = row.try_get(1).map_err(&fault)?;
+        let chain: String = row.try_get(2).map_err(&fault)?;
+        if seq > self.seq {
+            self.differences
+                .say(format!("{seq} transfers were written, the last that is there is {}", self.seq));
+        } else if seq < self.seq || chain != self.chain {
+            self.differences.say(format!("the chain ends at {}, but {seq} transfers were written", self.seq));
+        }
+        row.try_get(0).map_err(fault)
+    }
+
+    /// What is credited is debited, per currency, and nothing is held but by an open hold.
+    fn zero(&mut self) {
+        let mut sums: BTreeMap<&str, i128> = BTreeMap::new();
+        let mut held: BTreeMap<(&str, &str), i128> = BTreeMap::new();
+        for (account, currencies) in &self.book.0 {
+            for (currency, funds) in currencies {
+                *sums.entry(currency).or_default() += i128::from(funds.posted);
+                *held.entry((account, currency)).or_default() += i128::from(funds.held);
+            }
+        }
+        for (debit, _, currency, amount) in self.holds.values() {
+            *held.entry((debit, currency)).or_default() -= i128::from(*amount);
+        }
+        for (currency, sum) in sums.into_iter().filter(|(_, sum)| *sum != 0) {
+            self.differences.say(format!("all accounts together have {sum} {currency} instead of 0"));
+        }
+        for ((account, currency), rest) in held.into_iter().filter(|(_, rest)| *rest != 0) {
+            self.differences.say(format!("{account} has {rest} {currency} held without a hold"));
+        }
+    }
+}
+
+fn words(funds: Funds) -> String {
+    format!("{} posted and {} held", funds.posted, funds.held)
+}
