@@ -20,6 +20,9 @@ use super::rules;
     status = "AccountStatus",
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(name = "Currency", type_ = "string", json_path = ".spec.currency"),
+    printcolumn(name = "Balance", type_ = "string", json_path = ".status.balance"),
+    printcolumn(name = "This Month", type_ = "string", json_path = ".status.thisMonth"),
+    printcolumn(name = "Arrears", type_ = "boolean", json_path = ".status.arrears"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("size(self.metadata.name) <= 63").message("the name must have at most 63 characters: namespaces carry it as a label")
@@ -113,6 +116,15 @@ pub struct AccountStatus {
     /// The generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// What is there to spend, without credit: posted, less what is held for orders. Only of one that is prepaid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balance: Option<String>,
+    /// Is the balance below what the credit limit allows?
+    #[serde(default)]
+    pub arrears: bool,
+    /// What was billed in this month (UTC) so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub this_month: Option<String>,
     /// Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

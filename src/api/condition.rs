@@ -10,6 +10,10 @@ pub enum Type {
     Ready,
     /// All cards of a pool are locked.
     CardsLocked,
+    /// All orders that were asked for are paid.
+    Paid,
+    /// The term ends soon, or has ended.
+    ExpiringSoon,
     /// All machines of a group are there and usable.
     MachinesReady,
     /// A spot server has its card and runs.
@@ -95,6 +99,22 @@ pub enum Reason {
     CrashLoop,
     /// The Secret with the keys of callers is missing, or not as it should be.
     KeysInvalid,
+    /// The account's balance and credit do not suffice.
+    InsufficientFunds,
+    /// The term has ended.
+    Expired,
+    /// The term ends soon.
+    Expiring,
+    /// The term does not end soon.
+    NotExpiring,
+    /// It was not renewed in time.
+    Released,
+    /// The ledger can't be reached: nothing is bought meanwhile.
+    LedgerUnavailable,
+    /// The object says that it is bought, and the ledger knows nothing of it.
+    LedgerMismatch,
+    /// Counted in the ledger.
+    Counted,
 }
 
 impl Type {

@@ -39,6 +39,8 @@ pub const CLOSING_SINCE: &str = "tenure.dev/closing-since";
 pub const MACHINES: &str = "tenure.dev/machines";
 /// Contract annotation: `<generation> <why>` of a purchase that was refused.
 pub const REFUSED: &str = "tenure.dev/refused";
+/// Contract annotation: its contract in the ledger.
+pub const CONTRACT: &str = "tenure.dev/contract";
 /// Namespace label: who pays.
 pub const ACCOUNT: &str = "tenure.dev/account";
 /// Pod finalizer: until its end is known.

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rules;
-use super::term::{AutoRenew, Renewal, Term};
+use super::term::{AutoRenew, OrderKind, Paid, Renewal, Term};
 
 /// Cards of one type, locked for this namespace's endpoints and prepaid by the month. Expand only: cards and disk can
 /// grow beyond what is bought, never shrink below it.
@@ -92,7 +92,7 @@ pub struct ResidentPoolStatus {
     /// Where the pool is in its life.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<PoolPhase>,
-    /// What is bought: the most that was ever locked.
+    /// What is bought and paid: from the ledger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bought: Option<Bought>,
     /// Its cards.
@@ -113,10 +113,20 @@ pub struct ResidentPoolStatus {
     /// When it expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>,
+    /// When it is released for good, unless it is renewed before; only of an expired one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub releases_at: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>,
+    /// Its orders, the latest last: the last 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub orders: Vec<PoolOrder>,
+    /// What all its orders cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paid: Option<Paid>,
     /// How many entries of `spec.renewals` are ordered.
     #[serde(default)]
     pub renewals_bought: i32,
-    /// Ready, CardsLocked.
+    /// Ready, CardsLocked, Paid, ExpiringSoon.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -135,6 +145,20 @@ pub enum PoolPhase {
     Released,
     /// Its purchase was refused.
     Failed,
+}
+
+/// An order.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolOrder {
+    /// What it was for.
+    pub order: OrderKind,
+    /// When what it pays for begins.
+    pub from: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time,
+    /// And ends.
+    pub to: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time,
+    /// Its price.
+    pub price: String,
 }
 
 /// What is bought.

@@ -1,6 +1,7 @@
 //! Terms and renewals, shared by pools and groups.
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How long something is bought for.
@@ -36,6 +37,31 @@ pub struct Renewal {
 
 pub(super) fn one() -> i32 {
     1
+}
+
+/// What an order is for.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OrderKind {
+    /// The first one.
+    Initial,
+    /// More cards or disk, until the term ends.
+    Expansion,
+    /// A renewal by hand.
+    Manual,
+    /// A renewal without being asked.
+    Auto,
+}
+
+/// What was paid.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Paid {
+    /// In money.
+    pub cash: String,
+    /// In vouchers.
+    pub voucher: String,
+    /// ISO 4217 code.
+    pub currency: String,
 }
 
 /// Refund of an order that has begun: max(0, cash − consumed); consumed = day price × started days × factor.

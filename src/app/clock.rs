@@ -1,9 +1,31 @@
-//! The one clock.
+//! The one clock, and the time machine of tests: with `--dev-clock` it can be put ahead, never back.
 
-use jiff::Timestamp;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use jiff::{SignedDuration, Timestamp};
+
+/// How far it is ahead, ms. Always zero without `--dev-clock`.
+static AHEAD_MS: AtomicI64 = AtomicI64::new(0);
 
 /// Now.
 #[allow(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn now() -> Timestamp {
-    Timestamp::now()
+    let ahead = SignedDuration::from_millis(AHEAD_MS.load(Ordering::Relaxed));
+    Timestamp::now().saturating_add(ahead).unwrap_or(Timestamp::MAX)
+}
+
+/// What our clock showed when the API server's, which nobody moves, showed this.
+pub fn of_api_server(time: Timestamp) -> Timestamp {
+    let ahead = SignedDuration::from_millis(AHEAD_MS.load(Ordering::Relaxed));
+    time.saturating_add(ahead).unwrap_or(Timestamp::MAX)
+}
+
+/// Puts the clock ahead to `then`; false when that is past already: what was billed stays billed.
+pub(super) fn advance_to(then: Timestamp) -> bool {
+    let ahead = then.duration_since(now());
+    let forward = ahead.is_positive();
+    if forward {
+        AHEAD_MS.fetch_add(i64::try_from(ahead.as_millis()).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+    forward
 }

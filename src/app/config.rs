@@ -47,6 +47,12 @@ pub struct OperatorOptions {
     /// How logs are written. RUST_LOG filters them.
     #[arg(long, env = "TENURE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+    /// The ledger: `sqlite:PATH`. It is made when it is not there, and checked whole at each start.
+    #[arg(long, env = "TENURE_LEDGER", default_value = "sqlite:tenure-ledger.db")]
+    pub ledger: String,
+    /// For tests only: a file with a token; who has it can move the clock forward by `PUT /dev/clock`, and contracts age with it.
+    #[arg(long, env = "TENURE_DEV_CLOCK", value_name = "TOKEN_FILE")]
+    pub dev_clock: Option<PathBuf>,
     /// The gateways' link ports, `host:port` each, comma separated. A name may have many addresses. Absent: no gateway.
     #[arg(long, env = "TENURE_GATEWAYS", value_delimiter = ',', value_parser = host_and_port,
         requires_all = ["gateway_certificate", "gateway_key", "gateway_ca"])]

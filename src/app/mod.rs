@@ -2,6 +2,7 @@
 
 mod clock;
 mod config;
+mod dev_clock;
 mod gateway;
 mod health;
 mod limits;

@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::OperatorOptions;
 use super::health::{self, Health};
-use super::{clock, telemetry};
+use super::{clock, dev_clock, telemetry};
 use crate::cluster::{self, Cluster};
-use crate::controllers::{self, Context, Urls};
+use crate::controllers::{self, Clocks, Context, Urls};
 use crate::link::tls;
 
 /// The Lease's name.
@@ -39,6 +39,12 @@ pub enum Error {
     /// Metrics collide.
     #[error("register metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// The ledger can't be opened, or does not add up.
+    #[error("open the ledger: {0}")]
+    Ledger(#[from] crate::ledger::Error),
+    /// The token of --dev-clock can't be read.
+    #[error("read {0}: {1}")]
+    Token(std::path::PathBuf, #[source] std::io::Error),
     /// Somebody else leads now; the process ends, so that nothing it has begun outlives the lease.
     #[error("the lease is lost")]
     LeaseLost,
@@ -69,7 +75,7 @@ async fn operate(options: OperatorOptions) -> Result<(), Error> {
     registry.register(Box::new(leads.clone()))?;
     let health = Health::new();
     let listener = TcpListener::bind(options.listen).await.map_err(|it| Error::Listen(options.listen, it))?;
-    tokio::spawn(axum::serve(listener, health::routes(health.clone(), registry.clone())).into_future());
+    let probes = health::routes(health.clone(), registry.clone());
 
     let stop = CancellationToken::new();
     tokio::spawn(wait_for_signal(stop.clone()));
@@ -77,7 +83,19 @@ async fn operate(options: OperatorOptions) -> Result<(), Error> {
     let cluster = Cluster::connect(options.kubeconfig, &identity, &registry).await?;
     let caches = cluster.watch();
     let election = LeaderElection::new(cluster.client.clone(), &options.lease_namespace, LEASE, &identity);
-    let context = Arc::new(Context::new(cluster, caches, clock::now, &registry, options.gateways, urls)?);
+    let clocks = Clocks { now: clock::now, of_api_server: clock::of_api_server };
+    let context = Arc::new(Context::new(cluster, caches, clocks, &registry, options.gateways, urls)?);
+    let routes = match &options.dev_clock {
+        None => probes,
+        Some(file) => {
+            let token = std::fs::read_to_string(file).map_err(|it| Error::Token(file.clone(), it))?;
+            tokio::spawn(dev_clock::be_loud());
+            let context = context.clone();
+            let moved = Arc::new(move || context.caches.changes.everything());
+            probes.merge(dev_clock::routes(token.trim().to_owned(), moved))
+        }
+    };
+    tokio::spawn(axum::serve(listener, routes).into_future());
 
     // A standby has its caches ready too: it takes over without a first list.
     tokio::select! {
@@ -88,17 +106,23 @@ async fn operate(options: OperatorOptions) -> Result<(), Error> {
     let work = {
         let (health, stop) = (health.clone(), stop.clone());
         async move {
+            // Nothing is done before it is known what is bought.
+            context.money.lead(&options.ledger, clock::now()).await?;
             leads.set(1);
             health.set_leads();
             tracing::info!("leading");
             let beat = Arc::new(move |which| health.beat(which));
-            controllers::run(context, dial, beat, stop).await;
+            let fenced = context.money.fenced.clone();
+            tokio::select! {
+                () = controllers::run(context, dial, beat, stop) => Ok(()),
+                () = fenced.cancelled() => Err(Error::LeaseLost),
+            }
         }
     };
     let leading = election.with_lease(work);
     tokio::pin!(leading);
     tokio::select! {
-        done = &mut leading => return done.ok_or(Error::LeaseLost),
+        done = &mut leading => return done.ok_or(Error::LeaseLost)?,
         () = stop.cancelled() => (),
     }
     if !health.leads() {

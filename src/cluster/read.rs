@@ -17,8 +17,8 @@ use super::slim::{SlimNode, SlimPod};
 use super::table::Table;
 use crate::api::names;
 use crate::api::{
-    Account, CardType, DedicatedGroup, Payment, ResidentPool, ResidentPoolStatus, ServerlessEndpoint,
-    SpotMarket, SpotServer, Tariff,
+    Account, CardType, DedicatedGroup, Payment, ResidentPool, ServerlessEndpoint, SpotMarket, SpotServer,
+    Tariff,
 };
 
 /// A contract.
@@ -259,23 +259,22 @@ impl Cluster {
         }
         catalogue!(card_types: CardType, tariffs: Tariff, markets: SpotMarket, accounts: Account, payments: Payment);
         macro_rules! contracts {
-            ($($table:ident: $kind:ty = $which:expr, $claims:expr;)*) => {$(
+            ($($table:ident: $kind:ty = $which:expr;)*) => {$(
                 follow!($table, DeserializeGuard<$kind>, opened, |changes: &Changes, before: Option<&$kind>, after: Option<&$kind>| {
                     for it in [before, after].into_iter().flatten() {
                         changes.contract($which, &it.namespace().unwrap_or_default(), &it.name_any());
                     }
-                    let claims = |it: &$kind| ($claims)(it.status.as_ref());
-                    if before.map(claims) != after.map(claims) || is_new(before, after) {
+                    // No status makes a claim.
+                    if is_new(before, after) {
                         changes.cards_changed.notify_one();
                     }
                 });
             )*};
         }
-        // Of a status only what is bought makes a claim.
         contracts! {
-            pools: ResidentPool = Kind::Pool, |it: Option<&ResidentPoolStatus>| it.and_then(|it| it.bought);
-            groups: DedicatedGroup = Kind::Group, |_| ();
-            spots: SpotServer = Kind::Spot, |_| ();
+            pools: ResidentPool = Kind::Pool;
+            groups: DedicatedGroup = Kind::Group;
+            spots: SpotServer = Kind::Spot;
         }
         follow!(endpoints, DeserializeGuard<ServerlessEndpoint>, opened, |changes: &Changes,
                                                                           before: Option<

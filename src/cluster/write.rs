@@ -223,6 +223,22 @@ impl Cluster {
         self.patch_meta::<K>(meta, json!({"finalizers": all})).await
     }
 
+    /// Adds a finalizer and an annotation at once, unless somebody wrote to the object since.
+    pub async fn guard<K>(
+        &self,
+        meta: &ObjectMeta,
+        finalizer: &str,
+        name: &str,
+        value: &str,
+    ) -> Result<(), Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    {
+        let all: Vec<&str> =
+            meta.finalizers.iter().flatten().map(String::as_str).chain([finalizer]).collect();
+        self.patch_meta::<K>(meta, json!({"finalizers": all, "annotations": {name: value}})).await
+    }
+
     /// Writes an annotation, unless somebody wrote to the object since.
     pub async fn annotate<K>(&self, meta: &ObjectMeta, name: &str, value: Option<&str>) -> Result<(), Error>
     where

@@ -7,15 +7,21 @@ use kube::{Resource, ResourceExt};
 use rust_decimal::Decimal;
 
 use super::facts::{self, Problem};
+use super::money::{self, accounts};
 use super::pool::number;
 use super::{Context, Published, status};
+use crate::api::account::AccountMode;
 use crate::api::condition::{Conditions, Reason, Type};
 use crate::api::{
     Account, AccountStatus, CardType, CardTypeStatus, Payment, PaymentStatus, SpotMarket, SpotMarketStatus,
     Tariff, TariffStatus, names,
 };
 use crate::cluster::read::{Caches, Kind};
+use crate::domain::money::Currency;
 use crate::domain::units::{parse_milli, parse_whole};
+
+/// What a thing says of which nothing is wrong.
+const VALID: (Reason, &str) = (Reason::Valid, "valid, and all that it names exists");
 
 /// Writes the status of the whole catalogue; only what differs. False when a write failed.
 pub(super) async fn report(context: &Context) -> bool {
@@ -29,12 +35,12 @@ pub(super) async fn report(context: &Context) -> bool {
             context,
             &*it,
             it.status.as_ref().map(|it| &it.conditions),
-            check_card_type(&published, &it),
+            check_card_type(&published, &it).map(|()| VALID),
         );
         well &= write(context, &*it, it.status.as_ref(), &new, |it: &CardTypeStatus| &it.conditions).await;
     }
     for it in context.caches.tariffs.all() {
-        let checked = check_tariff(&context.caches, &it);
+        let checked = check_tariff(&context.caches, &it).map(|()| VALID);
         let conditions = conditions(context, &*it, it.status.as_ref().map(|it| &it.conditions), checked);
         let new = TariffStatus { observed_generation: it.metadata.generation, conditions };
         well &= write(context, &*it, it.status.as_ref(), &new, |it: &TariffStatus| &it.conditions).await;
@@ -43,17 +49,27 @@ pub(super) async fn report(context: &Context) -> bool {
         let new = market_status(context, &published, &it);
         well &= write(context, &*it, it.status.as_ref(), &new, |it: &SpotMarketStatus| &it.conditions).await;
     }
-    for it in context.caches.accounts.all() {
-        let checked = check_account(&context.caches, &it);
-        let conditions = conditions(context, &*it, it.status.as_ref().map(|it| &it.conditions), checked);
-        let new = AccountStatus { observed_generation: it.metadata.generation, conditions };
-        well &= write(context, &*it, it.status.as_ref(), &new, |it: &AccountStatus| &it.conditions).await;
-    }
+    // Payments first: the accounts then show them.
+    let mut paid = false;
     for it in context.caches.payments.all() {
-        let checked = check_payment(&context.caches, &it);
-        let conditions = conditions(context, &*it, it.status.as_ref().map(|it| &it.conditions), checked);
+        let counted = count_payment(context, &it).await;
+        paid |= counted.as_ref().is_ok_and(|it| *it);
+        let conditions = conditions(
+            context,
+            &*it,
+            it.status.as_ref().map(|it| &it.conditions),
+            counted.map(|_| (Reason::Counted, "counted in the ledger")),
+        );
         let new = PaymentStatus { observed_generation: it.metadata.generation, conditions };
         well &= write(context, &*it, it.status.as_ref(), &new, |it: &PaymentStatus| &it.conditions).await;
+    }
+    if paid {
+        // What waited for money is looked at again.
+        context.caches.changes.everything();
+    }
+    for it in context.caches.accounts.all() {
+        let new = account_status(context, &it).await;
+        well &= write(context, &*it, it.status.as_ref(), &new, |it: &AccountStatus| &it.conditions).await;
     }
     well
 }
@@ -103,14 +119,12 @@ fn conditions<K: Resource>(
     context: &Context,
     object: &K,
     before: Option<&Vec<Condition>>,
-    checked: Result<(), Problem>,
+    checked: Result<(Reason, &str), Problem>,
 ) -> Vec<Condition> {
     let before = before.cloned().unwrap_or_default();
     let mut conditions = Conditions::new(&before, object.meta().generation, (context.now)());
     match checked {
-        Ok(()) => {
-            conditions.set(Type::Ready, Some(true), Reason::Valid, "valid, and all that it names exists")
-        }
+        Ok((reason, message)) => conditions.set(Type::Ready, Some(true), reason, message),
         Err(problem) => conditions.set(Type::Ready, Some(false), problem.reason, problem.message),
     };
     conditions.done()
@@ -219,7 +233,42 @@ fn market_status(context: &Context, published: &Published, it: &SpotMarket) -> S
         price: price.ok().map(|it| it.to_string()),
         free_cards: published.cards.get(&it.spec.card_type).map_or(0, |it| it.cards.free),
         running: number(u32::try_from(running).unwrap_or(u32::MAX)),
-        conditions: conditions(context, it, it.status.as_ref().map(|it| &it.conditions), checked),
+        conditions: conditions(
+            context,
+            it,
+            it.status.as_ref().map(|it| &it.conditions),
+            checked.map(|()| VALID),
+        ),
+    }
+}
+
+async fn account_status(context: &Context, it: &Account) -> AccountStatus {
+    let before = it.status.clone().unwrap_or_default();
+    let money = match (check_account(&context.caches, it), Currency::find(&it.spec.currency)) {
+        (Ok(()), Some(currency)) => match context.money.summary(it, (context.now)()).await {
+            Ok(summary) => Ok((summary, currency)),
+            Err(error) => Err(money::unavailable(&error)),
+        },
+        (Ok(()), None) => Err(invalid(format!("`{}` is no currency of ISO 4217", it.spec.currency))),
+        (Err(problem), _) => Err(problem),
+    };
+    let conditions = conditions(
+        context,
+        it,
+        Some(&before.conditions),
+        money.as_ref().map(|_| VALID).map_err(Clone::clone),
+    );
+    let observed_generation = it.metadata.generation;
+    let Ok((summary, currency)) = money else {
+        return AccountStatus { observed_generation, conditions, ..before };
+    };
+    let limit = accounts::credit_limit(it, &currency).unwrap_or_default();
+    AccountStatus {
+        observed_generation,
+        balance: (it.spec.mode == AccountMode::Prepaid).then(|| summary.balance.text(&currency)),
+        arrears: accounts::in_arrears(it, &summary, limit),
+        this_month: Some(summary.this_month.text(&currency)),
+        conditions,
     }
 }
 
@@ -228,10 +277,10 @@ fn check_account(caches: &Caches, it: &Account) -> Result<(), Problem> {
     it.spec.quotas.iter().try_for_each(|it| facts::card_type(caches, &it.card_type).map(drop))
 }
 
-fn check_payment(caches: &Caches, it: &Payment) -> Result<(), Problem> {
-    amount("amount", &it.spec.amount)?;
-    let found = caches.accounts.get("", &it.spec.account);
-    found.map(drop).ok_or_else(|| {
+/// Counts a payment; true when it was news.
+async fn count_payment(context: &Context, it: &Payment) -> Result<bool, Problem> {
+    let account = context.caches.accounts.get("", &it.spec.account).ok_or_else(|| {
         Problem::new(Reason::UnknownAccount, format!("the Account {} does not exist", it.spec.account))
-    })
+    })?;
+    context.money.count(it, &account, (context.now)()).await
 }

@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod facts;
 pub mod group;
 pub mod link;
+pub mod money;
 pub mod pool;
 pub mod spot;
 pub mod status;
@@ -54,6 +55,10 @@ pub struct Context {
     pub caches: Caches,
     /// The clock.
     pub now: fn() -> Timestamp,
+    /// When it was by our clock when the API server's showed this: they differ only where tests move time.
+    pub on_our_clock: fn(Timestamp) -> Timestamp,
+    /// What is bought.
+    pub money: money::Money,
     /// What the allocator last found.
     pub published: watch::Sender<Arc<Published>>,
     /// What is shared with gateways.
@@ -80,6 +85,15 @@ pub struct Context {
     starts: endpoint::Starts,
     /// Workers that the watch has yet to show.
     awaited: endpoint::Awaited,
+}
+
+/// Our clock, and the API server's by ours.
+#[derive(Clone, Copy)]
+pub struct Clocks {
+    /// Now.
+    pub now: fn() -> Timestamp,
+    /// When it was by our clock when the API server's showed this.
+    pub of_api_server: fn(Timestamp) -> Timestamp,
 }
 
 /// How endpoints are called from outside.
@@ -134,6 +148,12 @@ pub enum Error {
     /// The write of its status.
     #[error("write status: {0}")]
     WriteStatus(write::Error),
+    /// A write to the ledger.
+    #[error("write to the ledger: {0}")]
+    Ledger(crate::ledger::Error),
+    /// What an amount is made of.
+    #[error("compute an amount: {0}")]
+    Amount(String),
     /// It took too long.
     #[error("no answer within 60 s")]
     Slow,
@@ -153,7 +173,7 @@ impl Context {
     pub fn new(
         cluster: Cluster,
         caches: Caches,
-        now: fn() -> Timestamp,
+        clocks: Clocks,
         registry: &Registry,
         gateways: Vec<String>,
         urls: Urls,
@@ -179,9 +199,11 @@ impl Context {
         Ok(Context {
             cluster,
             caches,
-            now,
+            now: clocks.now,
+            on_our_clock: clocks.of_api_server,
+            money: money::Money::default(),
             published: watch::Sender::default(),
-            link: link::Link::new(gateways, now, registry)?,
+            link: link::Link::new(gateways, clocks.now, registry)?,
             urls,
             passes,
             cards,
@@ -335,6 +357,7 @@ async fn contracts(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: Cancel
                 todo.extend(everything(&context.caches));
             }
             waiting.extend(with_what_depends(&context.caches, todo));
+            catalogue_due |= context.money.take_changed();
             catalogue_due |= all || seen.cards != latest.cards || seen.conflicts != latest.conflicts;
             if catalogue_due && (all || last_catalogue.elapsed() >= CATALOGUE_EVERY) {
                 catalogue_due = !catalogue::report(&context).await;

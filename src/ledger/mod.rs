@@ -13,6 +13,7 @@
 mod book;
 mod contracts;
 mod entry;
+mod lead;
 mod open;
 mod orders;
 mod read;

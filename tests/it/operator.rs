@@ -87,6 +87,7 @@ impl Operator {
         let child = Command::new(env!("CARGO_BIN_EXE_tenure"))
             .args(["operator", "--identity", start.identity, "--lease-namespace", start.lease_namespace])
             .args(["--listen", &format!("127.0.0.1:{port}")])
+            .args(["--ledger", &format!("sqlite:{}", scratch("ledger.db").display())])
             .arg("--kubeconfig")
             .arg(kubeconfig)
             .args(&start.arguments)

@@ -108,7 +108,7 @@ async fn pass(context: &Context, newest: &mut Newest, trouble: &mut Trouble) -> 
     let began_planning = Instant::now();
 
     let nodes = newest_nodes(context, newest);
-    let taken = snapshot::take(&context.caches, &context.link, &nodes, (context.now)());
+    let taken = snapshot::take(context, &nodes);
     let planned = plan(&taken.snapshot);
     let published = Published {
         outcomes: taken.by_contract(&planned),

@@ -8,8 +8,7 @@ use kube::ResourceExt;
 use crate::api::names;
 use crate::cluster::read::{Caches, ContractRef, Kind};
 use crate::cluster::slim::{SlimNode, SlimPod};
-use crate::controllers::link::Link;
-use crate::controllers::{endpoint, facts, group, pool, reference, spot};
+use crate::controllers::{Context, endpoint, facts, group, pool, reference, spot};
 use crate::domain::allocate::{Outcome, Plan};
 use crate::domain::book::{InUse, Key, Share, Shares};
 use crate::domain::fleet::{Claim, Given, Node, Snapshot};
@@ -34,7 +33,8 @@ impl Taken {
     }
 }
 
-pub(super) fn take(caches: &Caches, link: &Link, nodes: &[Arc<SlimNode>], now: jiff::Timestamp) -> Taken {
+pub(super) fn take(context: &Context, nodes: &[Arc<SlimNode>]) -> Taken {
+    let (caches, link, now) = (&context.caches, &context.link, (context.now)());
     let mut taken = Taken { snapshot: Snapshot::default(), contracts: HashMap::new() };
     for card_type in caches.card_types.all() {
         if let Ok(size) = facts::per_card(&card_type) {
@@ -57,7 +57,7 @@ pub(super) fn take(caches: &Caches, link: &Link, nodes: &[Arc<SlimNode>], now: j
         }
     };
     for it in caches.pools.all() {
-        claim(reference(Kind::Pool, &*it), pool::claim(caches, &it));
+        claim(reference(Kind::Pool, &*it), pool::claim(context, &it));
     }
     for it in caches.groups.all() {
         claim(reference(Kind::Group, &*it), group::claim(caches, &it));

@@ -99,15 +99,15 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
         };
         let pool = caches.pools.get(&namespace, &on.name).ok_or_else(unknown)?;
         let card_type = facts::card_type(caches, &pool.spec.card_type)?;
-        let (admitted, left) = pool::admitted(caches, &pool);
+        let (admitted, left) = pool::admitted(context, &pool);
         let instances =
             admitted.iter().find(|it| it.endpoint == endpoint.name_any()).map_or(0, |it| it.instances);
-        let bought = pool.status.as_ref().is_some_and(|it| it.bought.is_some());
+        let bought = pool::usable(context, &pool).cards > 0;
         // A pool that is being deleted waits for its instances.
         let short = if !bought {
             Some(Problem::new(
                 Reason::PlacementNotReady,
-                format!("ResidentPool {} has no cards yet", on.name),
+                format!("ResidentPool {} has no cards: it is not bought yet, or has expired", on.name),
             ))
         } else if instances < count(on.instances) {
             let message = format!(

@@ -1,0 +1,118 @@
+//! How accounts stand, and payments: each counts once.
+
+use std::sync::PoisonError;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use kube::ResourceExt;
+
+use super::Money;
+use crate::api::account::AccountMode;
+use crate::api::condition::Reason;
+use crate::api::payment::PaymentKind;
+use crate::api::{Account, Payment};
+use crate::controllers::facts::Problem;
+use crate::domain::money::{self, Currency};
+use crate::ledger::{Done, Error, LineKind, PaymentIn};
+
+/// What an account's status shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::controllers) struct Summary {
+    /// What can be spent, without credit.
+    pub(in crate::controllers) balance: money::Money,
+    /// What was billed since the month began.
+    pub(in crate::controllers) this_month: money::Money,
+    month_began: Timestamp,
+}
+
+/// How far below zero an account may go.
+pub(in crate::controllers) fn credit_limit(
+    account: &Account,
+    currency: &Currency,
+) -> Result<money::Money, Problem> {
+    money::Money::parse(&account.spec.credit_limit, currency).map_err(|it| {
+        Problem::new(Reason::Invalid, format!("creditLimit of Account {}: {it}", account.name_any()))
+    })
+}
+
+/// Is the account below what it may owe?
+pub(in crate::controllers) fn in_arrears(account: &Account, summary: &Summary, limit: money::Money) -> bool {
+    match account.spec.mode {
+        AccountMode::Chargeback => false,
+        AccountMode::Prepaid => summary.balance.0 < -limit.0,
+    }
+}
+
+impl Money {
+    /// How an account stands.
+    pub(in crate::controllers) async fn summary(
+        &self,
+        account: &Account,
+        now: Timestamp,
+    ) -> Result<Summary, Error> {
+        let name = account.name_any();
+        let month_began = month_began(now);
+        let known = self.accounts.lock().unwrap_or_else(PoisonError::into_inner).get(&name).cloned();
+        if let Some(known) = known.filter(|it| it.month_began == month_began) {
+            return Ok(known);
+        }
+        let currency = &account.spec.currency;
+        let balance = self.ledger()?.balance(&name, currency).await?;
+        let lines = self.ledger()?.lines(&name, month_began.as_millisecond(), i64::MAX).await?;
+        let billed = lines.iter().filter(|it| it.kind != LineKind::Payment && it.currency == *currency);
+        let summary = Summary {
+            balance: money::Money(balance.cash.available() + balance.voucher.available()),
+            this_month: money::Money(-billed.map(|it| it.cash + it.voucher).sum::<i64>()),
+            month_began,
+        };
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner).insert(name, summary.clone());
+        Ok(summary)
+    }
+
+    /// Counts a payment: once per name, for ever. True when it was news.
+    pub(in crate::controllers) async fn count(
+        &self,
+        payment: &Payment,
+        account: &Account,
+        now: Timestamp,
+    ) -> Result<bool, Problem> {
+        let name = payment.name_any();
+        if self.counted.lock().unwrap_or_else(PoisonError::into_inner).contains(&name) {
+            return Ok(false);
+        }
+        let invalid = |it: String| Problem::new(Reason::Invalid, it);
+        let currency = Currency::find(&account.spec.currency)
+            .ok_or_else(|| invalid(format!("`{}` is no currency of ISO 4217", account.spec.currency)))?;
+        let amount = money::Money::parse(&payment.spec.amount, &currency)
+            .map_err(|it| invalid(format!("amount: {it}")))?;
+        let paid = PaymentIn {
+            name: name.clone(),
+            account: account.name_any(),
+            currency: currency.code().to_owned(),
+            amount: amount.0,
+            voucher: payment.spec.kind == PaymentKind::Voucher,
+            reference: payment.spec.reference.clone(),
+        };
+        let ledger = self.ledger().map_err(|it| super::unavailable(&it))?;
+        match ledger.pay(self.at(now), &paid).await.map_err(|it| self.seen(it)) {
+            Ok(done) => {
+                self.counted.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+                if done == Done::New {
+                    self.touched();
+                }
+                Ok(done == Done::New)
+            }
+            Err(Error::Taken(_)) => {
+                let message = "a Payment of this name was counted before, with another account, amount or kind: that one stays; give this one a name of its own";
+                Err(Problem::new(Reason::Conflict, message))
+            }
+            Err(error) => Err(super::unavailable(&error)),
+        }
+    }
+}
+
+/// The first moment of the month, UTC.
+fn month_began(now: Timestamp) -> Timestamp {
+    let today = now.to_zoned(TimeZone::UTC);
+    today.first_of_month().and_then(|it| it.start_of_day()).map_or(now, |it| it.timestamp())
+}

@@ -1,0 +1,196 @@
+//! The ledger as the controllers use it: who leads it, what each contract has bought, what each account has.
+//!
+//! What is read is kept until this process writes: nobody else does, the ledger's fence sees to that. `standing` makes a contract's
+//! lease of its orders, `accounts` says how accounts and payments stand. What to buy, and when, is the contract's own business
+//! (`pool/order.rs`).
+
+pub(super) mod accounts;
+mod standing;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+pub(super) use standing::{Detail, Held, Standing};
+
+use super::facts::Problem;
+use crate::api::condition::Reason;
+use crate::ledger::{At, Contract, Error, Ledger, OrderIn, RefundIn};
+
+/// The ledger, and what is known of it.
+#[derive(Default)]
+pub struct Money {
+    ledger: OnceLock<Ledger>,
+    /// This term of leadership; a later one fences it off.
+    epoch: AtomicI64,
+    /// Contracts by the UID of their object.
+    standings: Mutex<HashMap<String, Arc<Standing>>>,
+    /// Payments that are counted, by name.
+    counted: Mutex<HashSet<String>>,
+    /// How accounts stand, until the next write.
+    accounts: Mutex<HashMap<String, accounts::Summary>>,
+    /// Has anything been written since it was last asked?
+    changed: AtomicBool,
+    /// Somebody else leads the ledger: nothing may be done any more.
+    pub fenced: CancellationToken,
+}
+
+impl Money {
+    /// Opens the ledger, takes over its lead, and reads what all open contracts have bought.
+    pub async fn lead(&self, url: &str, now: Timestamp) -> Result<(), Error> {
+        let ledger = Ledger::open(url).await?;
+        let epoch = ledger.lead().await?;
+        self.epoch.store(epoch, Ordering::Relaxed);
+        for contract in ledger.contracts().await? {
+            let uid = contract.uid.clone();
+            match Standing::read(&ledger, contract).await {
+                Ok(standing) => drop(self.standings().insert(uid, Arc::new(standing))),
+                // One contract that this version can't read keeps what it has, and must not stop the others.
+                Err(Error::Invalid { value, .. }) => tracing::error!(order = value, "an order can't be read"),
+                Err(error) => return Err(error),
+            }
+        }
+        tracing::info!(epoch, contracts = self.standings().len(), %now, "leads the ledger");
+        self.ledger.set(ledger).ok();
+        Ok(())
+    }
+
+    /// What the contract of an object has bought; `None` when the ledger knows none.
+    pub(super) fn standing(&self, uid: Option<&str>) -> Option<Arc<Standing>> {
+        self.standings().get(uid?).cloned()
+    }
+
+    /// Has anything been written since this was last asked?
+    pub(super) fn take_changed(&self) -> bool {
+        self.changed.swap(false, Ordering::Relaxed)
+    }
+
+    /// Opens the contract of an object. One that was restored from a backup names its former contract, and takes it over when
+    /// that is still open and of the same object.
+    pub(super) async fn open(
+        &self,
+        former: Option<&str>,
+        object: &str,
+        uid: &str,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        if self.standing(Some(uid)).is_some() {
+            return Ok(());
+        }
+        let at = self.at(now);
+        let own = contract_id(uid);
+        let former = former.filter(|it| *it != own);
+        let adopted = match former {
+            Some(former) => match self.ledger()?.adopt_contract(at, former, object, uid).await {
+                Ok(contract) => Some(contract),
+                Err(Error::NoContract(_) | Error::Closed(_) | Error::OtherObject { .. }) => None,
+                Err(error) => return Err(self.seen(error)),
+            },
+            None => None,
+        };
+        let contract = match adopted {
+            Some(contract) => {
+                self.standings().retain(|_, it| it.contract.id != contract.id);
+                contract
+            }
+            None => self.ledger()?.open_contract(at, &own, object, uid).await.map_err(|it| self.seen(it))?,
+        };
+        self.read(contract).await
+    }
+
+    /// Holds the price of an order.
+    pub(super) async fn hold(
+        &self,
+        standing: &Standing,
+        order: &OrderIn,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        self.ledger()?.hold(self.at(now), order).await.map_err(|it| self.seen(it))?;
+        self.read_again(standing).await
+    }
+
+    /// Pays an order whose price is held.
+    pub(super) async fn post(&self, standing: &Standing, order: &str, now: Timestamp) -> Result<(), Error> {
+        self.ledger()?.post(self.at(now), order).await.map_err(|it| self.seen(it))?;
+        self.read_again(standing).await
+    }
+
+    /// Gives up an order whose price is held.
+    pub(super) async fn void(&self, standing: &Standing, order: &str, now: Timestamp) -> Result<(), Error> {
+        self.ledger()?.void(self.at(now), order).await.map_err(|it| self.seen(it))?;
+        self.read_again(standing).await
+    }
+
+    /// Pays back, and closes the contract with the last of them.
+    pub(super) async fn close(
+        &self,
+        standing: &Standing,
+        refunds: &[RefundIn],
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        for refund in refunds {
+            self.ledger()?.refund(self.at(now), refund).await.map_err(|it| self.seen(it))?;
+        }
+        self.ledger()?
+            .close_contract(self.at(now), &standing.contract.id)
+            .await
+            .map_err(|it| self.seen(it))?;
+        self.standings().remove(&standing.contract.uid);
+        self.touched();
+        Ok(())
+    }
+
+    async fn read_again(&self, standing: &Standing) -> Result<(), Error> {
+        self.read(standing.contract.clone()).await
+    }
+
+    async fn read(&self, contract: Contract) -> Result<(), Error> {
+        let uid = contract.uid.clone();
+        let standing = Standing::read(self.ledger()?, contract).await?;
+        self.standings().insert(uid, Arc::new(standing));
+        self.touched();
+        Ok(())
+    }
+
+    /// Accounts stand otherwise now.
+    fn touched(&self) {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.changed.store(true, Ordering::Relaxed);
+    }
+
+    fn ledger(&self) -> Result<&Ledger, Error> {
+        self.ledger.get().ok_or(Error::Fenced { epoch: 0 })
+    }
+
+    fn at(&self, now: Timestamp) -> At {
+        At { ms: now.as_millisecond(), epoch: self.epoch.load(Ordering::Relaxed) }
+    }
+
+    /// Who is fenced off stops at once.
+    fn seen(&self, error: Error) -> Error {
+        if let Error::Fenced { epoch } = &error {
+            tracing::error!(epoch, "somebody else leads the ledger: this process ends");
+            self.fenced.cancel();
+        }
+        error
+    }
+
+    fn standings(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Standing>>> {
+        self.standings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A contract's id: a function of the object that it was made for, so that it is minted once whoever does it.
+pub(super) fn contract_id(uid: &str) -> String {
+    format!("contract/{uid}")
+}
+
+/// What the owner of a contract reads when the ledger does not answer.
+pub(super) fn unavailable(error: &Error) -> Problem {
+    let message =
+        format!("the ledger does not answer, so nothing is bought meanwhile; what runs stays: {error}");
+    Problem::new(Reason::LedgerUnavailable, message)
+}

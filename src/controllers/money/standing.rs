@@ -1,0 +1,127 @@
+//! What a contract has bought, made of its orders in the ledger.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::money::{Lease, Money, Order, Period, PoolSize, Purpose, Rejected, Rules, lease};
+use crate::ledger::{Contract, Error, Ledger, OrderRow, OrderState};
+
+/// What the ledger keeps of an order beside its price: what a bill shows, and all that the lease is made of.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::controllers) struct Detail {
+    /// `initial`, `expand/8 cards/40 GB`, `renewal/manual/3`, `renewal/auto/<old expiry>`.
+    pub(in crate::controllers) purpose: String,
+    /// Calendar months; 0 for an expansion.
+    pub(in crate::controllers) months: u32,
+    /// What is bought with it.
+    pub(in crate::controllers) card_type: String,
+    pub(in crate::controllers) cards: u32,
+    #[serde(rename = "diskPerCardGB")]
+    pub(in crate::controllers) disk_per_card_gb: u32,
+    /// The prices that it was made with.
+    pub(in crate::controllers) card_per_month: String,
+    #[serde(rename = "diskPerGBMonth")]
+    pub(in crate::controllers) disk_per_gb_month: String,
+    /// The region of the tariff.
+    pub(in crate::controllers) region: String,
+    /// What it pays for, where that does not depend on when cards are locked: a renewal in time, an expansion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::controllers) from: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::controllers) to: Option<Timestamp>,
+}
+
+/// A contract in the ledger.
+#[derive(Debug, Clone)]
+pub(in crate::controllers) struct Standing {
+    pub(in crate::controllers) contract: Contract,
+    /// Its orders that are held or posted, in that order.
+    rows: Vec<(OrderRow, Detail, Purpose)>,
+}
+
+/// An order whose price is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::controllers) struct Held {
+    pub(in crate::controllers) id: String,
+    pub(in crate::controllers) purpose: Purpose,
+    pub(in crate::controllers) months: u32,
+    pub(in crate::controllers) size: PoolSize,
+}
+
+impl Standing {
+    pub(super) async fn read(ledger: &Ledger, contract: Contract) -> Result<Standing, Error> {
+        let mut rows = Vec::new();
+        for row in ledger.orders(&contract.id).await? {
+            if row.state == OrderState::Voided {
+                continue;
+            }
+            let detail: Detail = serde_json::from_str(&row.detail).map_err(|_| unreadable(&row))?;
+            let purpose = Purpose::parse(&detail.purpose).ok_or_else(|| unreadable(&row))?;
+            rows.push((row, detail, purpose));
+        }
+        Ok(Standing { contract, rows })
+    }
+
+    /// The order whose price is held.
+    pub(in crate::controllers) fn held(&self) -> Option<Held> {
+        let (row, detail, purpose) = self.rows.iter().find(|(it, ..)| it.state == OrderState::Held)?;
+        Some(Held { id: row.id.clone(), purpose: purpose.clone(), months: detail.months, size: size(detail) })
+    }
+
+    /// Who paid an order, or holds its price.
+    pub(in crate::controllers) fn account_of(&self, order: &Purpose) -> Option<&str> {
+        self.rows.iter().find(|(.., it)| it == order).map(|(it, ..)| it.account.as_str())
+    }
+
+    /// Has nothing been paid?
+    pub(in crate::controllers) fn is_unpaid(&self) -> bool {
+        self.rows.iter().all(|(it, ..)| it.state != OrderState::Posted)
+    }
+
+    /// How the contract stands now, and its orders that are paid.
+    pub(in crate::controllers) fn lease(
+        &self,
+        now: Timestamp,
+        rules: Rules,
+    ) -> Result<(Lease, Vec<Order>), Rejected> {
+        let mut lease = Lease::default();
+        let mut orders = Vec::new();
+        for (row, detail, purpose) in &self.rows {
+            let Some(posted_at) = row.posted_at_ms.and_then(|it| Timestamp::from_millisecond(it).ok()) else {
+                continue;
+            };
+            lease = lease.step(lease::Event::Tick, posted_at, &rules)?.0;
+            let period = match (detail.from, detail.to) {
+                (Some(start), Some(end)) => Period { start, end },
+                (None, _) | (_, None) => {
+                    lease.term(detail.months, posted_at).ok_or(Rejected::Released)?.period
+                }
+            };
+            let order = Order {
+                purpose: purpose.clone(),
+                period,
+                months: detail.months,
+                size: size(detail),
+                price: Money(row.price),
+                cash: Money(row.cash),
+                voucher: Money(row.voucher),
+            };
+            lease = lease.step(lease::Event::Paid(order.clone()), posted_at, &rules)?.0;
+            orders.push(order);
+        }
+        Ok((lease.step(lease::Event::Tick, now, &rules)?.0, orders))
+    }
+}
+
+fn size(detail: &Detail) -> PoolSize {
+    PoolSize { cards: detail.cards, disk_gb_per_card: detail.disk_per_card_gb }
+}
+
+fn unreadable(row: &OrderRow) -> Error {
+    Error::Invalid {
+        field: "detail",
+        value: row.id.clone(),
+        reason: "is of no order that this version knows",
+    }
+}

@@ -1,0 +1,423 @@
+//! What a pool buys: hold its price, lock its cards, post it; or void it. What to buy next is decided in `domain::money`.
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{bought_in_status, count, generation, is_leaving, is_refused};
+use crate::api::condition::Reason;
+use crate::api::tariff::{ExpiredCards, ResidentTariff};
+use crate::api::{Account, ResidentPool, Tariff, account::AccountMode, names};
+use crate::controllers::facts::{self, Problem};
+use crate::controllers::money::{self, Detail, Held, Standing};
+use crate::controllers::{Context, Error};
+use crate::domain::allocate::Outcome;
+use crate::domain::money::refund::{RefundRule, refund};
+use crate::domain::money::want::{look_again, next_order};
+use crate::domain::money::{
+    Currency, Exact, Lease, Next, Order, PoolPrices, PoolSize, Purpose, Rules, State, Wanted,
+};
+use crate::ledger::{self, OrderIn, RefundIn};
+
+/// A purchase that lacks money is tried again after this, if nothing is heard of money before.
+const TRY_AGAIN: Duration = Duration::from_mins(1);
+/// Orders made in one pass: the first term, each renewal that a manifest may list, an expansion and one more.
+const ORDERS_AT_ONCE: usize = 124;
+
+/// How a pool stands: what it is worth to its owner now.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Bought {
+    pub(super) lease: Lease,
+    /// Paid orders, the first one first.
+    pub(super) orders: Vec<Order>,
+    pub(super) held: Option<Held>,
+}
+
+/// What a pass over the orders came to.
+#[derive(Debug, Default)]
+pub(super) struct Ordered {
+    pub(super) bought: Bought,
+    /// Why something that is wanted is not bought, other than that there are no cards.
+    pub(super) problem: Option<Problem>,
+    /// When to look again.
+    pub(super) again: Option<Duration>,
+}
+
+/// Who pays, and what it costs.
+pub(super) struct Offer {
+    pub(super) account: Arc<Account>,
+    pub(super) tariff: Arc<Tariff>,
+    pub(super) currency: Currency,
+    pub(super) prices: PoolPrices,
+    card_per_month: String,
+    disk_per_gb_month: String,
+}
+
+impl Offer {
+    /// The offer of a tariff for a card type.
+    pub(super) fn new(account: Arc<Account>, tariff: Arc<Tariff>, card_type: &str) -> Result<Offer, Problem> {
+        let invalid = |it: String| Problem::new(Reason::Invalid, it);
+        let card = |it: &ResidentTariff| {
+            it.cards.iter().find(|it| it.card_type == card_type).map(|it| it.per_month.clone())
+        };
+        let Some((resident, card_per_month)) =
+            tariff.spec.resident.as_ref().and_then(|it| Some((it, card(it)?)))
+        else {
+            let message =
+                format!("Tariff {} has no resident price for card type {card_type}", tariff.name_any());
+            return Err(Problem::new(Reason::NoPrice, message));
+        };
+        let disk_per_gb_month = resident.disk_per_gb_month.clone();
+        let currency = Currency::find(&tariff.spec.currency)
+            .ok_or_else(|| invalid(format!("`{}` is no currency of ISO 4217", tariff.spec.currency)))?;
+        let exact = |text: &str| Exact::parse(text).map_err(|it| invalid(it.to_string()));
+        let prices =
+            PoolPrices { card_month: exact(&card_per_month)?, disk_gb_month: exact(&disk_per_gb_month)? };
+        Ok(Offer { account, tariff, currency, prices, card_per_month, disk_per_gb_month })
+    }
+
+    /// What must be left of the account's cash; `None` = no limit.
+    fn least(&self) -> Result<Option<i64>, Problem> {
+        match self.account.spec.mode {
+            AccountMode::Chargeback => Ok(None),
+            AccountMode::Prepaid => {
+                money::accounts::credit_limit(&self.account, &self.currency).map(|it| Some(-it.0))
+            }
+        }
+    }
+}
+
+/// What the tariff says of expired pools. Without one, what a tariff says by default.
+pub(super) fn rules(tariff: Option<&Tariff>) -> (Rules, ExpiredCards) {
+    let resident = tariff.and_then(|it| it.spec.resident.as_ref());
+    let retention_days = resident.map_or(90, |it| count(it.retention_days));
+    (Rules { retention_days }, resident.map(|it| it.expired).unwrap_or_default())
+}
+
+/// What the pool has bought; `None` when the ledger knows no contract of it.
+pub(super) fn bought(context: &Context, pool: &ResidentPool) -> Option<Result<Bought, Problem>> {
+    let standing = context.money.standing(pool.metadata.uid.as_deref())?;
+    let tariff = facts::tariff(&context.caches, &pool.spec.region).ok();
+    Some(look(&standing, rules(tariff.as_deref()).0, (context.now)()))
+}
+
+fn look(standing: &Standing, rules: Rules, now: Timestamp) -> Result<Bought, Problem> {
+    let replayed = standing.lease(now, rules);
+    let (lease, orders) = replayed.map_err(|it| {
+        let message = format!("the orders in the ledger don't fit together, so nothing is bought: {it}");
+        Problem::new(Reason::LedgerMismatch, message)
+    })?;
+    Ok(Bought { lease, orders, held: standing.held() })
+}
+
+/// Cards and disk, as the spec asks.
+fn asked(pool: &ResidentPool, lease: &Lease) -> PoolSize {
+    // What is bought never shrinks, also when only the other one of both grows.
+    PoolSize {
+        cards: count(pool.spec.cards).max(lease.size.cards),
+        disk_gb_per_card: count(pool.spec.disk_per_card_gb).max(lease.size.disk_gb_per_card),
+    }
+}
+
+fn wanted(pool: &ResidentPool, lease: &Lease) -> Wanted {
+    let auto_renew = pool.spec.auto_renew.filter(|it| it.enabled);
+    Wanted {
+        size: asked(pool, lease),
+        term_months: count(pool.spec.term.months),
+        renewals: pool.spec.renewals.iter().map(|it| count(it.months)).collect(),
+        auto_renew_months: auto_renew.map(|it| count(it.months)),
+    }
+}
+
+/// How many cards must be locked before the order is posted; 0 when they are, or none are needed.
+fn needs_cards(purpose: &Purpose, size: PoolSize, lease: &Lease) -> u32 {
+    match (purpose, lease.state) {
+        (Purpose::Initial | Purpose::Conversion | Purpose::Expansion { .. }, _)
+        | (Purpose::Manual { .. } | Purpose::Auto { .. }, State::Expired { .. }) => size.cards,
+        (
+            Purpose::Manual { .. } | Purpose::Auto { .. },
+            State::Requested | State::Active { .. } | State::Released { .. } | State::Ended { .. },
+        ) => 0,
+    }
+}
+
+/// What the pool claims of the allocator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Claimed {
+    pub(super) cards: u32,
+    pub(super) bought: u32,
+    pub(super) paid: bool,
+}
+
+/// Cards that are the pool's, and those that it wants. `may_buy`: all that a purchase needs is there, and it is not refused.
+pub(super) fn claimed(pool: &ResidentPool, bought: &Bought, expired: ExpiredCards, may_buy: bool) -> Claimed {
+    let lease = &bought.lease;
+    let own = match (lease.state, expired) {
+        (State::Active { .. }, _) | (State::Expired { .. }, ExpiredCards::Hold) => lease.size.cards,
+        (State::Expired { .. }, ExpiredCards::Lend)
+        | (State::Requested | State::Released { .. } | State::Ended { .. }, _) => 0,
+    };
+    if let Some(held) = &bought.held {
+        let needed = needs_cards(&held.purpose, held.size, lease);
+        return Claimed { cards: needed.max(own), bought: own, paid: true };
+    }
+    let next = match lease.state {
+        State::Requested | State::Active { .. } => asked(pool, lease).cards,
+        // It comes back by a renewal that is not bought yet.
+        State::Expired { .. }
+            if pool.spec.renewals.len() > usize::try_from(lease.renewals_bought).unwrap_or(0) =>
+        {
+            lease.size.cards
+        }
+        State::Expired { .. } | State::Released { .. } | State::Ended { .. } => own,
+    };
+    Claimed { cards: if may_buy { next.max(own) } else { own }, bought: own, paid: false }
+}
+
+/// From what a claim was made: the answer to it names it.
+pub(super) fn version(pool: &ResidentPool, claimed: Claimed) -> String {
+    let Claimed { cards, bought, paid } = claimed;
+    format!("{}/{cards}/{bought}/{paid}", generation(pool))
+}
+
+/// Buys what is wanted, as far as there are cards and money.
+pub(super) async fn advance(
+    context: &Context,
+    pool: &ResidentPool,
+    offer: Result<&Offer, &Problem>,
+    outcome: Option<&Outcome>,
+) -> Result<Ordered, Error> {
+    let now = (context.now)();
+    let uid = pool.uid().unwrap_or_default();
+    let Some(before) = context.money.standing(Some(&uid)) else {
+        return open(context, pool, &uid, now).await;
+    };
+    let tariff = facts::tariff(&context.caches, &pool.spec.region).ok();
+    let (rules, expired) = rules(tariff.as_deref());
+    let mut standing = before;
+    let mut ordered = Ordered::default();
+    for _ in 0..ORDERS_AT_ONCE {
+        ordered.bought = match look(&standing, rules, now) {
+            Ok(bought) => bought,
+            Err(problem) => return Ok(Ordered { problem: Some(problem), ..ordered }),
+        };
+        let step = decide(pool, &ordered.bought, offer, expired, outcome, now);
+        let done = match step {
+            Step::Nothing => break,
+            Step::Problem(problem) => {
+                ordered.problem = Some(problem);
+                break;
+            }
+            Step::Hold(order) => {
+                let Ok(offer) = offer else { break };
+                match hold(context, pool, &standing, offer, &ordered.bought.lease, &order, now).await {
+                    Ok(done) => done,
+                    Err(problem) => {
+                        ordered.problem = Some(problem);
+                        ordered.again = Some(TRY_AGAIN);
+                        break;
+                    }
+                }
+            }
+            Step::Post(order) => context.money.post(&standing, &order, now).await,
+            Step::Void(order) => context.money.void(&standing, &order, now).await,
+        };
+        if let Err(error) = done {
+            ordered.problem = Some(money::unavailable(&error));
+            ordered.again = Some(TRY_AGAIN);
+            break;
+        }
+        // What is paid is another claim now.
+        context.caches.changes.cards_changed.notify_one();
+        match context.money.standing(Some(&uid)) {
+            Some(now) => standing = now,
+            None => break,
+        }
+    }
+    let next = look_again(&wanted(pool, &ordered.bought.lease), &ordered.bought.lease, now);
+    let until = next.map(|it| Duration::try_from(it.duration_since(now)).unwrap_or_default());
+    ordered.again = ordered.again.into_iter().chain(until.map(|it| it.max(Duration::from_millis(1)))).min();
+    Ok(ordered)
+}
+
+/// Opens the pool's contract, before it claims any card.
+async fn open(context: &Context, pool: &ResidentPool, uid: &str, now: Timestamp) -> Result<Ordered, Error> {
+    let restored = pool.annotations().get(names::CONTRACT).map(String::as_str);
+    let is_restored = restored.is_some_and(|it| it != money::contract_id(uid));
+    if bought_in_status(pool).is_some() && !is_restored {
+        let message = "the pool is bought, and the ledger knows nothing of it: was another ledger configured, or an old backup restored? What it has stays; nothing is bought until the ledger is back";
+        let problem = Some(Problem::new(Reason::LedgerMismatch, message));
+        return Ok(Ordered { problem, ..Ordered::default() });
+    }
+    if is_leaving(pool) {
+        return Ok(Ordered::default());
+    }
+    let object = format!("ResidentPool/{}/{}", pool.namespace().unwrap_or_default(), pool.name_any());
+    match context.money.open(restored, &object, uid, now).await {
+        Ok(()) => {
+            context.caches.changes.cards_changed.notify_one();
+            Ok(Ordered::default())
+        }
+        Err(error) => Ok(Ordered {
+            problem: Some(money::unavailable(&error)),
+            again: Some(TRY_AGAIN),
+            ..Ordered::default()
+        }),
+    }
+}
+
+/// The next step with the money.
+#[derive(Debug, PartialEq)]
+enum Step {
+    Nothing,
+    Problem(Problem),
+    Hold(Order),
+    Post(String),
+    Void(String),
+}
+
+fn decide(
+    pool: &ResidentPool,
+    bought: &Bought,
+    offer: Result<&Offer, &Problem>,
+    expired: ExpiredCards,
+    outcome: Option<&Outcome>,
+    now: Timestamp,
+) -> Step {
+    let lease = &bought.lease;
+    let may_buy = offer.is_ok() && !is_refused(pool) && !is_leaving(pool);
+    let next = match offer {
+        Ok(offer) if may_buy => {
+            match next_order(&wanted(pool, lease), lease, &offer.prices, now, &offer.currency) {
+                Ok(Next::Order(order)) => Some(order),
+                Ok(Next::Nothing) => None,
+                Err(error) => return Step::Problem(Problem::new(Reason::Invalid, error.to_string())),
+            }
+        }
+        Ok(_) | Err(_) => None,
+    };
+    let claimed = claimed(pool, bought, expired, may_buy);
+    let answer = outcome.filter(|it| it.version == version(pool, claimed));
+    let locked = answer.map_or(0, Outcome::cards_in_place);
+    if let Some(held) = &bought.held {
+        let needed = needs_cards(&held.purpose, held.size, lease);
+        let is_wanted = next
+            .as_ref()
+            .is_some_and(|it| it.purpose == held.purpose && it.months == held.months && it.size == held.size);
+        // Somebody else took the cards, or it is not wanted any more.
+        return if !is_wanted || answer.is_some_and(|it| it.shortage.is_some() && locked < needed) {
+            Step::Void(held.id.clone())
+        } else if locked >= needed {
+            Step::Post(held.id.clone())
+        } else {
+            Step::Nothing
+        };
+    }
+    let Some(order) = next else { return Step::Nothing };
+    let needed = needs_cards(&order.purpose, order.size, lease);
+    // Money is held when the allocator has said that the cards are there.
+    if needed == 0 || answer.is_some_and(|it| it.shortage.is_none()) {
+        Step::Hold(order)
+    } else {
+        Step::Nothing
+    }
+}
+
+async fn hold(
+    context: &Context,
+    pool: &ResidentPool,
+    standing: &Standing,
+    offer: &Offer,
+    lease: &Lease,
+    order: &Order,
+    now: Timestamp,
+) -> Result<Result<(), ledger::Error>, Problem> {
+    // What begins when its cards are locked has no dates yet.
+    let is_dated = needs_cards(&order.purpose, order.size, lease) == 0
+        || matches!(order.purpose, Purpose::Expansion { .. });
+    let detail = Detail {
+        purpose: order.purpose.id(),
+        months: order.months,
+        card_type: pool.spec.card_type.clone(),
+        cards: order.size.cards,
+        disk_per_card_gb: order.size.disk_gb_per_card,
+        card_per_month: offer.card_per_month.clone(),
+        disk_per_gb_month: offer.disk_per_gb_month.clone(),
+        region: offer.tariff.spec.region.clone(),
+        from: is_dated.then_some(order.period.start),
+        to: is_dated.then_some(order.period.end),
+    };
+    let wanted = OrderIn {
+        id: format!("{}/{}", standing.contract.id, order.purpose.id()),
+        contract: standing.contract.id.clone(),
+        account: offer.account.name_any(),
+        currency: offer.currency.code().to_owned(),
+        price: order.price.0,
+        least: offer.least()?,
+        accrued: 0,
+        detail: serde_json::to_string(&detail).unwrap_or_default(),
+    };
+    match context.money.hold(standing, &wanted, now).await {
+        Err(ledger::Error::NotEnough { available, needed }) => {
+            let text = |it: i64| crate::domain::money::Money(it).text(&offer.currency);
+            let message = format!(
+                "{} costs {} {currency} and Account {} has {} {currency} for it, credit included: add a Payment of {} {currency} or more",
+                order.purpose.id(),
+                text(needed),
+                wanted.account,
+                text(available - wanted.least.unwrap_or(0)),
+                text(needed - available + wanted.least.unwrap_or(0)),
+                currency = wanted.currency,
+            );
+            Err(Problem::new(Reason::InsufficientFunds, message))
+        }
+        other => Ok(other),
+    }
+}
+
+/// Pays back what the owner has not used, and closes the contract: once, as of the moment in which the pool was deleted.
+pub(super) async fn settle(context: &Context, pool: &ResidentPool) -> Result<(), Error> {
+    let Some(standing) = context.money.standing(pool.metadata.uid.as_deref()) else { return Ok(()) };
+    let tariff = facts::tariff(&context.caches, &pool.spec.region).ok();
+    let left_at =
+        pool.metadata.deletion_timestamp.as_ref().map_or_else(context.now, |it| (context.on_our_clock)(it.0));
+    let now = (context.now)();
+    if let Some(held) = standing.held() {
+        context.money.void(&standing, &held.id, now).await.map_err(Error::Ledger)?;
+    }
+    let mut refunds = Vec::new();
+    if let Some(tariff) = tariff
+        && let Some(currency) = Currency::find(&tariff.spec.currency)
+        && let Ok((_, orders)) = standing.lease(left_at, rules(Some(&tariff)).0)
+    {
+        let rule = refund_rule(&tariff);
+        for order in &orders {
+            let amount =
+                refund(order, left_at, &rule, &currency).map_err(|it| Error::Amount(it.to_string()))?;
+            let id = format!("{}/{}", standing.contract.id, order.purpose.id());
+            refunds.push(RefundIn {
+                id: format!("{}/refund/{}", standing.contract.id, order.purpose.id()),
+                contract: standing.contract.id.clone(),
+                account: standing.account_of(&order.purpose).unwrap_or_default().to_owned(),
+                currency: currency.code().to_owned(),
+                amount: amount.0,
+                detail: serde_json::json!({"of": id, "leftAt": left_at}).to_string(),
+                close: false,
+            });
+        }
+    } else if !standing.is_unpaid() {
+        return Err(Error::Amount("the tariff that says what leaving early returns is missing".to_owned()));
+    }
+    context.money.close(&standing, &refunds, now).await.map_err(Error::Ledger)
+}
+
+fn refund_rule(tariff: &Tariff) -> RefundRule {
+    let rule = tariff.spec.resident.as_ref().and_then(|it| it.refund.as_ref());
+    let Some(rule) = rule else { return RefundRule::default() };
+    let default = RefundRule::default();
+    RefundRule {
+        early_days: count(rule.early_days),
+        early_factor: Exact::parse(&rule.early_factor).unwrap_or(default.early_factor),
+    }
+}
