@@ -27,6 +27,24 @@ pub enum Command {
     Gateway(Box<GatewayOptions>),
     /// Prints the CustomResourceDefinitions.
     Crds(CrdsOptions),
+    /// Looks into a ledger.
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
+}
+
+/// What to do with a ledger.
+#[derive(Subcommand, Debug)]
+pub enum LedgerCommand {
+    /// Checks it whole: every transfer is replayed and compared with the balances, and the chain with what it ties together.
+    Verify(LedgerOptions),
+}
+
+/// Options of `tenure ledger`.
+#[derive(Args, Debug)]
+pub struct LedgerOptions {
+    /// The ledger: `sqlite:PATH` or `postgres://...`.
+    #[arg(long, env = "TENURE_LEDGER")]
+    pub ledger: String,
 }
 
 /// Options of `tenure operator`.
@@ -47,7 +65,8 @@ pub struct OperatorOptions {
     /// How logs are written. RUST_LOG filters them.
     #[arg(long, env = "TENURE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
-    /// The ledger: `sqlite:PATH`. It is made when it is not there, and checked whole at each start.
+    /// The ledger: `sqlite:PATH` or `postgres://...`. It is made when it is not there, and checked whole whenever this process
+    /// begins to lead.
     #[arg(long, env = "TENURE_LEDGER", default_value = "sqlite:tenure-ledger.db")]
     pub ledger: String,
     /// For tests only: a file with a token; who has it can move the clock forward by `PUT /dev/clock`, and contracts age with it.
@@ -183,7 +202,7 @@ mod tests {
         let all = ["tenure", "operator"].iter().chain(arguments);
         match Options::try_parse_from(all).map_err(|it| it.to_string())?.command {
             Command::Operator(options) => Ok(*options),
-            Command::Gateway(_) | Command::Crds(_) => Err("another command".to_owned()),
+            Command::Gateway(_) | Command::Crds(_) | Command::Ledger(_) => Err("another command".to_owned()),
         }
     }
 

@@ -5,6 +5,7 @@ mod config;
 mod dev_clock;
 mod gateway;
 mod health;
+mod ledger;
 mod limits;
 mod operator;
 mod plugin;
@@ -21,6 +22,7 @@ pub fn main() -> ExitCode {
     let result = match Options::parse().command {
         Command::Operator(options) => operator::run(*options).map_err(|it| it.to_string()),
         Command::Gateway(options) => gateway::run(*options).map_err(|it| it.to_string()),
+        Command::Ledger(command) => ledger::run(&command),
         Command::Crds(options) => print_crds(options.output_dir.as_deref()),
     };
     end(result)

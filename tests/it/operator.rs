@@ -24,13 +24,15 @@ pub struct Start<'a> {
     pub lease_namespace: &'a str,
     /// Its kubeconfig; absent: the API server itself, as the operator's ServiceAccount.
     pub kubeconfig: Option<PathBuf>,
+    /// Its ledger; absent: the one that all stories share.
+    pub ledger: Option<PathBuf>,
     /// What else stands on its command line.
     pub arguments: Vec<String>,
 }
 
 impl Default for Start<'_> {
     fn default() -> Self {
-        Start { identity: "test", lease_namespace: "tenure-system", kubeconfig: None, arguments: Vec::new() }
+        Start { identity: "test", lease_namespace: "tenure-system", kubeconfig: None, ledger: None, arguments: Vec::new() }
     }
 }
 
@@ -81,13 +83,14 @@ impl Operator {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let port = PORT.fetch_add(1, Ordering::Relaxed);
         let kubeconfig = start.kubeconfig.clone().unwrap_or_else(kubeconfig);
+        let ledger = start.ledger.clone().unwrap_or_else(|| scratch("ledger.db"));
         let name = format!("operator-{story}-{}.log", NUMBER.fetch_add(1, Ordering::Relaxed));
         let log = scratch(&name);
         let out = File::create(&log).expect("the log is created");
         let child = Command::new(env!("CARGO_BIN_EXE_tenure"))
             .args(["operator", "--identity", start.identity, "--lease-namespace", start.lease_namespace])
             .args(["--listen", &format!("127.0.0.1:{port}")])
-            .args(["--ledger", &format!("sqlite:{}", scratch("ledger.db").display())])
+            .args(["--ledger", &format!("sqlite:{}", ledger.display())])
             .arg("--kubeconfig")
             .arg(kubeconfig)
             .args(&start.arguments)

@@ -1,0 +1,171 @@
+//! What pools cost, lived through on the real cluster with the time machine: terms, renewals, expiry, refunds, crashes.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::operator::{Operator, Start, scratch};
+use crate::stories::{BOUND, POOL};
+use crate::support::{field, k, kubectl, must_apply, until};
+use crate::world::World;
+
+/// Who may move the clock.
+const TOKEN: &str = "a token of the tests";
+
+/// A world whose account pays in advance, with a ledger of its own.
+struct Market {
+    world: World,
+    ledger: PathBuf,
+    token: PathBuf,
+}
+
+impl Market {
+    fn new(name: &'static str, nodes: usize) -> Market {
+        let world = World::new(name, nodes);
+        let ledger = scratch(&format!("{name}-ledger.db"));
+        for file in ["", "-wal", "-shm"] {
+            std::fs::remove_file(format!("{}{file}", ledger.display())).ok();
+        }
+        let token = scratch("dev-clock-token");
+        std::fs::write(&token, TOKEN).expect("the token is written");
+        kubectl(&["patch", "account", name, "--type", "merge", "-p", r#"{"spec": {"mode": "Prepaid"}}"#])
+            .expect("the account is patched");
+        Market { world, ledger, token }
+    }
+
+    fn operator(&self) -> Operator {
+        let arguments = vec!["--dev-clock".to_owned(), self.token.display().to_string()];
+        let ledger = Some(self.ledger.clone());
+        let operator = Operator::with(self.world.name, &Start { arguments, ledger, ..Start::default() });
+        operator.leads();
+        operator
+    }
+
+    /// Pays in. The name is one that no other run has used: a payment counts once for ever.
+    fn pay(&self, name: &str, amount: &str, kind: &str) {
+        let account = self.world.name;
+        must_apply(&format!(
+            "apiVersion: tenure.dev/v1alpha1\nkind: Payment\nmetadata: {{name: {account}-{name}}}\nspec: {{account: {account}, amount: \"{amount}\", kind: {kind}}}"
+        ));
+    }
+
+    fn balance(&self) -> String {
+        field(&format!("account/{}", self.world.name), ".status.balance")
+    }
+
+    fn until_balance(&self, balance: &str) {
+        until(&format!("a balance of {balance}"), || match self.balance() {
+            found if found == balance => Ok(()),
+            found => Err(found),
+        });
+    }
+
+    /// The time of a field of an object's status.
+    fn time(&self, object: &str, path: &str) -> jiff::Timestamp {
+        let text = self.world.field(object, path);
+        text.parse().unwrap_or_else(|_| panic!("`{text}` of {path} is no time"))
+    }
+}
+
+/// Moves the operator's clock.
+fn move_to(operator: &Operator, then: jiff::Timestamp) {
+    let answer = clock(operator, &["-X", "PUT", "--data", &then.to_string()], TOKEN);
+    assert!(answer.contains(&then.strftime("%Y-%m-%dT%H:%M").to_string()), "{answer}");
+}
+
+fn clock(operator: &Operator, words: &[&str], token: &str) -> String {
+    let url = format!("http://127.0.0.1:{}/dev/clock", operator.port);
+    let header = format!("authorization: Bearer {token}");
+    let output = Command::new("curl").args(["-sS", "-H", &header, &url]).args(words).output().expect("curl runs");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What the program says of a ledger.
+fn verify(ledger: &PathBuf) -> String {
+    let url = format!("sqlite:{}", ledger.display());
+    let output = Command::new(env!("CARGO_BIN_EXE_tenure"))
+        .args(["ledger", "verify", "--ledger", &url])
+        .output()
+        .expect("the program runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+const DAY: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
+
+#[test]
+fn a_pool_is_paid_ages_expires_comes_back_and_is_refunded() {
+    let market = Market::new("market", 2);
+    let world = &market.world;
+    let operator = market.operator();
+    // 6 cards at 100 and 240 GB at 1: 840 a month. There is no money yet, so no card is locked.
+    world.apply(POOL);
+    let message = world.not_ready("rp/chat", "InsufficientFunds");
+    assert!(message.contains("initial costs 840.00 EUR and Account market has 0.00 EUR"), "{message}");
+    assert!(message.contains("add a Payment of 840.00 EUR or more"), "{message}");
+    assert_eq!(world.shares(2, "resident"), 0, "nothing is locked unpaid");
+
+    // A voucher is used first.
+    market.pay("voucher", "300", "Voucher");
+    market.pay("wire", "2000", "Cash");
+    world.ready("rp/chat");
+    market.until_balance("1460.00");
+    assert_eq!(world.field("rp/chat", ".status.paid"), r#"{"cash":"540.00","currency":"EUR","voucher":"300.00"}"#);
+    assert_eq!(world.field("rp/chat", ".status.orders[*].order"), "Initial");
+    assert_eq!(field("account/market", ".status.thisMonth"), "840.00");
+    let began = market.time("rp/chat", ".status.startedAt");
+    let expires = market.time("rp/chat", ".status.expiresAt");
+    world.apply(BOUND);
+    world.until_running(&["bound-1", "bound-2", "bound-3", "bound-4"]);
+
+    // The clock is moved by who has its token, and only forward.
+    assert!(clock(&operator, &[], "another").contains("the token of --dev-clock is needed"));
+    move_to(&operator, expires - DAY * 7);
+    world.until("rp/chat", EXPIRING, "True Expiring");
+    assert!(clock(&operator, &["-X", "PUT", "--data", &began.to_string()], TOKEN).contains("does not go back"));
+
+    // Expired: its cards are lent to others, its instances end.
+    move_to(&operator, expires);
+    world.until("rp/chat", ".status.phase", "Expired");
+    world.until("rp/chat", EXPIRING, "True Expired");
+    world.until_running(&[]);
+    world.until_shares(2, "resident", 0);
+    world.not_ready("sep/bound", "PlacementNotReady");
+    market.until_balance("1460.00");
+
+    // A renewal brings it back, from its payment on.
+    move_to(&operator, expires + DAY * 3);
+    world.patch("rp/chat", r#"{"spec": {"renewals": [{"months": 1}]}}"#);
+    world.until("rp/chat", ".status.phase", "Active");
+    world.ready("rp/chat");
+    world.ready("sep/bound");
+    market.until_balance("620.00");
+    assert_eq!(world.field("rp/chat", ".status.orders[*].order"), "Initial Manual");
+    assert_eq!(world.field("rp/chat", ".status.renewalsBought"), "1");
+    let renewed = market.time("rp/chat", ".status.orders[1].from");
+    assert!(renewed >= expires + DAY * 3, "{renewed}");
+
+    // Left in its first day: the day costs 1.2 day prices, the rest comes back once.
+    world.k("delete sep bound");
+    until("the pool to be free", || k("-n market delete rp/chat --timeout=60s"));
+    let days = a_month_after(renewed).duration_since(renewed).as_hours() / 24;
+    // 840.00 ÷ days × 1.2, to the nearest cent.
+    let consumed_cents = (84_000 * 12 * 2 + 10 * days) / (2 * 10 * days);
+    let left_cents = 62_000 + 84_000 - consumed_cents;
+    market.until_balance(&format!("{}.{:02}", left_cents / 100, left_cents % 100));
+    let again = market.balance();
+    // A payment of a name counts once, whoever applies it again.
+    k("delete payment market-wire").expect_err("a payment can't be deleted");
+    drop(operator);
+    let operator = market.operator();
+    market.until_balance(&again);
+    drop(operator);
+    let report = verify(&market.ledger);
+    assert!(report.contains("adds up"), "{report}");
+}
+
+const EXPIRING: &str = "range .status.conditions[?(@.type==\"ExpiringSoon\")]}{.status} {.reason}{end";
+
+fn a_month_after(begin: jiff::Timestamp) -> jiff::Timestamp {
+    let begin = begin.to_zoned(jiff::tz::TimeZone::UTC);
+    begin.checked_add(jiff::Span::new().months(1)).expect("a month later is a time").timestamp()
+}
