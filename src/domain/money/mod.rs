@@ -19,6 +19,7 @@ pub use calendar::Period;
 pub use lease::{Effect, Event, Lease, Rejected, Reminder, Rules, State};
 pub use order::{Order, Purpose};
 pub use price::{LongTerm, MachinePrices, PoolPrices, PoolSize};
+pub use refund::RefundRule;
 pub use want::{Next, Wanted};
 
 #[cfg(test)]

@@ -43,9 +43,9 @@ impl PoolPrices {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachinePrices {
     /// The machine for a month; `None` when it is not sold for a term.
-    pub month: Option<Exact>,
+    pub per_month: Option<Exact>,
     /// The machine for an hour; `None` when it is not sold by the hour.
-    pub hour: Option<Exact>,
+    pub per_hour: Option<Exact>,
     /// A GB of its disk for a month, beyond what is included.
     pub disk_gb_month: Exact,
     /// Disk that the machine's price includes, GB.
@@ -55,7 +55,7 @@ pub struct MachinePrices {
 impl MachinePrices {
     /// A month of one machine with so much disk; `None` when it is not sold for a term.
     pub fn month(&self, disk_gb: u32) -> Option<Exact> {
-        Some(self.month.as_ref()?.plus(&self.disk_month(disk_gb)))
+        Some(self.per_month.as_ref()?.plus(&self.disk_month(disk_gb)))
     }
 
     /// An hour of one machine with so much disk; `None` when it is not sold by the hour.
@@ -64,7 +64,7 @@ impl MachinePrices {
     /// so that the hours of a month cost what the month does, before each is rounded as a line of its own.
     pub fn hour(&self, disk_gb: u32, begins: Timestamp) -> Option<Exact> {
         let hours = calendar_month(begins).seconds() / 3_600;
-        Some(self.hour.as_ref()?.plus(&self.disk_month(disk_gb).share(1, hours.max(1))))
+        Some(self.per_hour.as_ref()?.plus(&self.disk_month(disk_gb).share(1, hours.max(1))))
     }
 
     fn disk_month(&self, disk_gb: u32) -> Exact {

@@ -41,9 +41,7 @@ pub fn refund(
     rule: &RefundRule,
     currency: &Currency,
 ) -> Result<Money, TooMuch> {
-    if now < order.period.start {
-        return Ok(order.cash);
-    }
+    // Whatever the tariff's factor: what is used up returns nothing.
     if now >= order.period.end {
         return Ok(Money(0));
     }

@@ -106,7 +106,6 @@ pub fn look_again(wanted: &Wanted, lease: &Lease, now: Timestamp) -> Option<Time
             let opens = auto_renewal_opens(expires_at);
             let tried = (now.as_second() - opens.as_second()).div_euclid(AUTO_RENEWAL_RETRY_SECONDS) + 1;
             Some(after_seconds(opens, tried.max(0) * AUTO_RENEWAL_RETRY_SECONDS))
-                .filter(|at| *at < expires_at)
         }
         State::Requested
         | State::Active { .. }

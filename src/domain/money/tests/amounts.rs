@@ -150,6 +150,11 @@ fn a_range_is_cut_at_the_steps_of_its_anchor() {
         ],
         "before the anchor too"
     );
+    assert_eq!(
+        months_between(at("9999-10-01"), at("9999-11-01"), Timestamp::MAX).len(),
+        2,
+        "the calendar ends"
+    );
     assert_eq!(cut("2026-03-01", "2026-03-01"), []);
     assert_eq!(cut("2026-03-02", "2026-03-01"), []);
 }

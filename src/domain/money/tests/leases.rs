@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::calendar::after_seconds;
-use super::super::refund::{RefundRule, refund};
+use super::super::refund::refund;
 use super::super::want::{look_again, next_machine_order, next_order};
 use super::*;
 
@@ -172,6 +172,7 @@ fn orders_that_do_not_follow_are_rejected() {
         ("active", manual(1, "2026-02-28", "2026-03-31"), OutOfTurn),
         ("active", manual(0, "2026-02-28", "2026-03-28"), WrongPeriod),
         ("active", manual(0, "2026-02-20", "2026-03-20"), WrongPeriod),
+        ("active", manual(0, "2026-02-20", "2026-03-31"), WrongPeriod),
         ("active", other_size(manual(0, "2026-02-28", "2026-03-31")), WrongSize),
         ("active", auto("2026-02-27", "2026-02-28", "2026-03-31"), WrongPeriod),
         ("active", other_size(expansion("2026-02-10")), WrongSize),
@@ -286,6 +287,8 @@ fn effects_say_what_happened() {
     assert_eq!(began, [Effect::Began]);
     let (_, expanded) = step(active.clone(), Event::Paid(expansion("2026-02-10")), "2026-02-10");
     assert_eq!(expanded, [Effect::Expanded]);
+    let late = step(active.clone(), Event::Paid(expansion("2026-02-27T23:59:59")), "2026-02-28").1;
+    assert_eq!(late, [Effect::Expanded, Effect::Expired], "posted when it has expired");
     let renewal = Event::Paid(manual(0, "2026-02-28", "2026-03-31"));
     assert_eq!(step(active.clone(), renewal, "2026-02-10").1, [Effect::Renewed]);
     let back = Event::Paid(manual(0, "2026-03-05", "2026-04-05"));
@@ -417,6 +420,9 @@ fn what_is_ordered_next() {
         });
         assert_eq!(next(&wanted, &lease, now), expected, "{state} at {now}: {wanted:?}");
     }
+    let (_, within_a_second, ..) =
+        next(&wanted(8, &[], None), &lease("active", at("2026-02-14")), "2026-02-14T00:00:00.7").unwrap();
+    assert_eq!(within_a_second.start, at("2026-02-14"));
     let stale = lease("active", at("2026-02-10"));
     assert_eq!(next(&wanted(8, &[1], Some(1)), &stale, "2026-03-05"), None, "it should have expired first");
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::super::order::{quote_expansion, quote_hour, quote_term};
 use super::super::price::charged_months;
-use super::super::refund::{RefundRule, days_used, refund};
+use super::super::refund::{days_used, refund};
 use super::super::want::{Offer, term_order};
 use super::*;
 
@@ -52,8 +52,8 @@ fn disk_is_charged_from_the_first_gb() {
 
 fn machine() -> MachinePrices {
     MachinePrices {
-        month: Some(exact("52000")),
-        hour: Some(exact("98.50")),
+        per_month: Some(exact("52000")),
+        per_hour: Some(exact("98.50")),
         disk_gb_month: exact("1.2"),
         included_disk_gb: 200,
     }
@@ -80,7 +80,7 @@ fn a_machine_costs_its_price_and_the_disk_that_is_not_included() {
         let hour = machine().hour(disk_gb, at(begins)).unwrap();
         assert_eq!(quote_hour(&hour, seconds, &cny()), Ok(yuan(price)), "{disk_gb} GB from {begins}");
     }
-    let one_way = MachinePrices { month: None, hour: None, ..machine() };
+    let one_way = MachinePrices { per_month: None, per_hour: None, ..machine() };
     assert_eq!((one_way.month(200), one_way.hour(200, at("2026-11-10"))), (None, None));
 }
 
@@ -240,6 +240,11 @@ fn the_rule_of_leaving_is_the_tariffs() {
     let order = order(Purpose::Initial, 1, period("2026-11-01", "2026-12-01"), "30000");
     for (now, returned) in [("2026-11-09T12:00", "16500"), ("2026-11-10T12:00", "20000")] {
         assert_eq!(refund(&order, at(now), &rule, &cny()), Ok(yuan(returned)), "{now}");
+    }
+    // Half of what is used: but what is used up returns nothing.
+    let mild = RefundRule { early_days: 60, early_factor: exact("0.5") };
+    for (now, returned) in [("2026-11-30T23:59:59", "15000"), ("2026-12-01", "0")] {
+        assert_eq!(refund(&order, at(now), &mild, &cny()), Ok(yuan(returned)), "{now}");
     }
 }
 
