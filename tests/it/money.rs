@@ -75,7 +75,8 @@ fn move_to(operator: &Operator, then: jiff::Timestamp) {
 fn clock(operator: &Operator, words: &[&str], token: &str) -> String {
     let url = format!("http://127.0.0.1:{}/dev/clock", operator.port);
     let header = format!("authorization: Bearer {token}");
-    let output = Command::new("curl").args(["-sS", "-H", &header, &url]).args(words).output().expect("curl runs");
+    let output =
+        Command::new("curl").args(["-sS", "-H", &header, &url]).args(words).output().expect("curl runs");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -109,7 +110,10 @@ fn a_pool_is_paid_ages_expires_comes_back_and_is_refunded() {
     market.pay("wire", "2000", "Cash");
     world.ready("rp/chat");
     market.until_balance("1460.00");
-    assert_eq!(world.field("rp/chat", ".status.paid"), r#"{"cash":"540.00","currency":"EUR","voucher":"300.00"}"#);
+    assert_eq!(
+        world.field("rp/chat", ".status.paid"),
+        r#"{"cash":"540.00","currency":"EUR","voucher":"300.00"}"#
+    );
     assert_eq!(world.field("rp/chat", ".status.orders[*].order"), "Initial");
     assert_eq!(field("account/market", ".status.thisMonth"), "840.00");
     let began = market.time("rp/chat", ".status.startedAt");
@@ -121,7 +125,9 @@ fn a_pool_is_paid_ages_expires_comes_back_and_is_refunded() {
     assert!(clock(&operator, &[], "another").contains("the token of --dev-clock is needed"));
     move_to(&operator, expires - DAY * 7);
     world.until("rp/chat", EXPIRING, "True Expiring");
-    assert!(clock(&operator, &["-X", "PUT", "--data", &began.to_string()], TOKEN).contains("does not go back"));
+    assert!(
+        clock(&operator, &["-X", "PUT", "--data", &began.to_string()], TOKEN).contains("does not go back")
+    );
 
     // Expired: its cards are lent to others, its instances end.
     move_to(&operator, expires);

@@ -32,7 +32,13 @@ pub struct Start<'a> {
 
 impl Default for Start<'_> {
     fn default() -> Self {
-        Start { identity: "test", lease_namespace: "tenure-system", kubeconfig: None, ledger: None, arguments: Vec::new() }
+        Start {
+            identity: "test",
+            lease_namespace: "tenure-system",
+            kubeconfig: None,
+            ledger: None,
+            arguments: Vec::new(),
+        }
     }
 }
 
@@ -107,7 +113,7 @@ impl Operator {
     /// Waits until it holds the lease.
     pub fn leads(&self) {
         until("the operator to lead", || match self.get("/metrics") {
-            Ok(metrics) if metrics.contains("tenure_leads 1") => Ok(()),
+            Ok(metrics) if metrics.lines().any(|it| it == "tenure_leads 1") => Ok(()),
             other => Err(format!("{:?}", other.map(|_| "no lease"))),
         });
     }

@@ -61,7 +61,7 @@ pub fn field(object: &str, path: &str) -> String {
 }
 
 /// Waits until `look` finds what it looks for; what it last found instead is in the failure. For what `kubectl wait` can't say.
-pub fn until<T>(what: &str, look: impl Fn() -> Result<T, String>) -> T {
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
     let began = Instant::now();
     loop {
         match look() {

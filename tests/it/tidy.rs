@@ -8,7 +8,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("ledger", &["domain"]),
     ("cluster", &["api", "domain"]),
-    ("controllers", &["api", "cluster", "domain", "link"]),
+    ("controllers", &["api", "cluster", "domain", "ledger", "link"]),
     ("link", &["domain"]),
     ("gateway", &["domain", "link"]),
     ("cli", &["api", "cluster", "domain", "link"]),

@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::money::{Lease, Money, Order, Period, PoolSize, Purpose, Rejected, Rules, lease};
+use crate::domain::money::{
+    Exact, Lease, Money, Order, Period, PoolSize, Purpose, RefundRule, Rejected, Rules, lease,
+};
 use crate::ledger::{Contract, Error, Ledger, OrderRow, OrderState};
 
 /// What the ledger keeps of an order beside its price: what a bill shows, and all that the lease is made of.
@@ -25,6 +27,10 @@ pub(in crate::controllers) struct Detail {
     pub(in crate::controllers) disk_per_gb_month: String,
     /// The region of the tariff.
     pub(in crate::controllers) region: String,
+    /// What the tariff said then of the time after expiry, and of leaving early.
+    pub(in crate::controllers) retention_days: u32,
+    pub(in crate::controllers) early_days: u32,
+    pub(in crate::controllers) early_factor: String,
     /// What it pays for, where that does not depend on when cards are locked: a renewal in time, an expansion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::controllers) from: Option<Timestamp>,
@@ -69,29 +75,35 @@ impl Standing {
         Some(Held { id: row.id.clone(), purpose: purpose.clone(), months: detail.months, size: size(detail) })
     }
 
-    /// Who paid an order, or holds its price.
-    pub(in crate::controllers) fn account_of(&self, order: &Purpose) -> Option<&str> {
-        self.rows.iter().find(|(.., it)| it == order).map(|(it, ..)| it.account.as_str())
+    /// Who paid an order, and in which currency.
+    pub(in crate::controllers) fn paid_by(&self, order: &Purpose) -> Option<(&str, &str)> {
+        self.rows
+            .iter()
+            .find(|(.., it)| it == order)
+            .map(|(it, ..)| (it.account.as_str(), it.currency.as_str()))
     }
 
-    /// Has nothing been paid?
-    pub(in crate::controllers) fn is_unpaid(&self) -> bool {
-        self.rows.iter().all(|(it, ..)| it.state != OrderState::Posted)
+    /// What leaving the order early returns: as the tariff said when it was made.
+    pub(in crate::controllers) fn refund_rule(&self, order: &Purpose) -> RefundRule {
+        let detail = self.rows.iter().find(|(.., it)| it == order).map(|(_, detail, _)| detail);
+        let rule = detail.and_then(|it| {
+            Some(RefundRule { early_days: it.early_days, early_factor: Exact::parse(&it.early_factor).ok()? })
+        });
+        rule.unwrap_or_default()
     }
 
-    /// How the contract stands now, and its orders that are paid.
-    pub(in crate::controllers) fn lease(
-        &self,
-        now: Timestamp,
-        rules: Rules,
-    ) -> Result<(Lease, Vec<Order>), Rejected> {
+    /// How the contract stands now, and its orders that are paid. What its last order was made with holds: a tariff that changes
+    /// touches later ones only.
+    pub(in crate::controllers) fn lease(&self, now: Timestamp) -> Result<(Lease, Vec<Order>), Rejected> {
+        let retention_days = self.rows.last().map_or(0, |(_, it, _)| it.retention_days);
+        let rules = &Rules { retention_days };
         let mut lease = Lease::default();
         let mut orders = Vec::new();
         for (row, detail, purpose) in &self.rows {
             let Some(posted_at) = row.posted_at_ms.and_then(|it| Timestamp::from_millisecond(it).ok()) else {
                 continue;
             };
-            lease = lease.step(lease::Event::Tick, posted_at, &rules)?.0;
+            lease = lease.step(lease::Event::Tick, posted_at, rules)?.0;
             let period = match (detail.from, detail.to) {
                 (Some(start), Some(end)) => Period { start, end },
                 (None, _) | (_, None) => {
@@ -107,10 +119,10 @@ impl Standing {
                 cash: Money(row.cash),
                 voucher: Money(row.voucher),
             };
-            lease = lease.step(lease::Event::Paid(order.clone()), posted_at, &rules)?.0;
+            lease = lease.step(lease::Event::Paid(order.clone()), posted_at, rules)?.0;
             orders.push(order);
         }
-        Ok((lease.step(lease::Event::Tick, now, &rules)?.0, orders))
+        Ok((lease.step(lease::Event::Tick, now, rules)?.0, orders))
     }
 }
 

@@ -105,7 +105,7 @@ fn bought_in_status(pool: &ResidentPool) -> Option<pool::Bought> {
 pub(super) fn claim(context: &Context, pool: &ResidentPool) -> Option<Claim> {
     let caches = &context.caches;
     let valid = validate(caches, pool);
-    let (_, expired) = order::rules(facts::tariff(caches, &pool.spec.region).ok().as_deref());
+    let expired = order::expired_cards(context, pool);
     let may_buy = valid.is_ok() && !is_refused(pool) && !is_leaving(pool);
     let keeps = |cards| Claimed { cards, bought: cards, paid: false };
     let mut claimed = match order::bought(context, pool) {

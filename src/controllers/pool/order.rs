@@ -16,7 +16,7 @@ use crate::domain::allocate::Outcome;
 use crate::domain::money::refund::{RefundRule, refund};
 use crate::domain::money::want::{look_again, next_order};
 use crate::domain::money::{
-    Currency, Exact, Lease, Next, Order, PoolPrices, PoolSize, Purpose, Rules, State, Wanted,
+    Currency, Exact, Lease, Next, Order, PoolPrices, PoolSize, Purpose, State, Wanted,
 };
 use crate::ledger::{self, OrderIn, RefundIn};
 
@@ -52,6 +52,9 @@ pub(super) struct Offer {
     pub(super) prices: PoolPrices,
     card_per_month: String,
     disk_per_gb_month: String,
+    retention_days: u32,
+    refund: RefundRule,
+    early_factor: String,
 }
 
 impl Offer {
@@ -72,9 +75,25 @@ impl Offer {
         let currency = Currency::find(&tariff.spec.currency)
             .ok_or_else(|| invalid(format!("`{}` is no currency of ISO 4217", tariff.spec.currency)))?;
         let exact = |text: &str| Exact::parse(text).map_err(|it| invalid(it.to_string()));
+        let (early_days, early_factor) = match &resident.refund {
+            Some(rule) => (count(rule.early_days), rule.early_factor.clone()),
+            None => (30, "1.2".to_owned()),
+        };
+        let refund = RefundRule { early_days, early_factor: exact(&early_factor)? };
+        let retention_days = count(resident.retention_days);
         let prices =
             PoolPrices { card_month: exact(&card_per_month)?, disk_gb_month: exact(&disk_per_gb_month)? };
-        Ok(Offer { account, tariff, currency, prices, card_per_month, disk_per_gb_month })
+        Ok(Offer {
+            account,
+            tariff,
+            currency,
+            prices,
+            card_per_month,
+            disk_per_gb_month,
+            retention_days,
+            refund,
+            early_factor,
+        })
     }
 
     /// What must be left of the account's cash; `None` = no limit.
@@ -88,22 +107,20 @@ impl Offer {
     }
 }
 
-/// What the tariff says of expired pools. Without one, what a tariff says by default.
-pub(super) fn rules(tariff: Option<&Tariff>) -> (Rules, ExpiredCards) {
-    let resident = tariff.and_then(|it| it.spec.resident.as_ref());
-    let retention_days = resident.map_or(90, |it| count(it.retention_days));
-    (Rules { retention_days }, resident.map(|it| it.expired).unwrap_or_default())
+/// What becomes of the cards of a pool that has expired. Without a tariff, what one says by default.
+pub(super) fn expired_cards(context: &Context, pool: &ResidentPool) -> ExpiredCards {
+    let tariff = facts::tariff(&context.caches, &pool.spec.region).ok();
+    tariff.and_then(|it| Some(it.spec.resident.as_ref()?.expired)).unwrap_or_default()
 }
 
 /// What the pool has bought; `None` when the ledger knows no contract of it.
 pub(super) fn bought(context: &Context, pool: &ResidentPool) -> Option<Result<Bought, Problem>> {
     let standing = context.money.standing(pool.metadata.uid.as_deref())?;
-    let tariff = facts::tariff(&context.caches, &pool.spec.region).ok();
-    Some(look(&standing, rules(tariff.as_deref()).0, (context.now)()))
+    Some(look(&standing, (context.now)()))
 }
 
-fn look(standing: &Standing, rules: Rules, now: Timestamp) -> Result<Bought, Problem> {
-    let replayed = standing.lease(now, rules);
+fn look(standing: &Standing, now: Timestamp) -> Result<Bought, Problem> {
+    let replayed = standing.lease(now);
     let (lease, orders) = replayed.map_err(|it| {
         let message = format!("the orders in the ledger don't fit together, so nothing is bought: {it}");
         Problem::new(Reason::LedgerMismatch, message)
@@ -193,12 +210,11 @@ pub(super) async fn advance(
     let Some(before) = context.money.standing(Some(&uid)) else {
         return open(context, pool, &uid, now).await;
     };
-    let tariff = facts::tariff(&context.caches, &pool.spec.region).ok();
-    let (rules, expired) = rules(tariff.as_deref());
+    let expired = expired_cards(context, pool);
     let mut standing = before;
     let mut ordered = Ordered::default();
     for _ in 0..ORDERS_AT_ONCE {
-        ordered.bought = match look(&standing, rules, now) {
+        ordered.bought = match look(&standing, now) {
             Ok(bought) => bought,
             Err(problem) => return Ok(Ordered { problem: Some(problem), ..ordered }),
         };
@@ -345,6 +361,9 @@ async fn hold(
         card_per_month: offer.card_per_month.clone(),
         disk_per_gb_month: offer.disk_per_gb_month.clone(),
         region: offer.tariff.spec.region.clone(),
+        retention_days: offer.retention_days,
+        early_days: offer.refund.early_days,
+        early_factor: offer.early_factor.clone(),
         from: is_dated.then_some(order.period.start),
         to: is_dated.then_some(order.period.end),
     };
@@ -379,45 +398,29 @@ async fn hold(
 /// Pays back what the owner has not used, and closes the contract: once, as of the moment in which the pool was deleted.
 pub(super) async fn settle(context: &Context, pool: &ResidentPool) -> Result<(), Error> {
     let Some(standing) = context.money.standing(pool.metadata.uid.as_deref()) else { return Ok(()) };
-    let tariff = facts::tariff(&context.caches, &pool.spec.region).ok();
     let left_at =
         pool.metadata.deletion_timestamp.as_ref().map_or_else(context.now, |it| (context.on_our_clock)(it.0));
     let now = (context.now)();
     if let Some(held) = standing.held() {
         context.money.void(&standing, &held.id, now).await.map_err(Error::Ledger)?;
     }
+    let amount = |it: String| Error::Amount(it);
+    let (_, orders) = standing.lease(left_at).map_err(|it| amount(it.to_string()))?;
     let mut refunds = Vec::new();
-    if let Some(tariff) = tariff
-        && let Some(currency) = Currency::find(&tariff.spec.currency)
-        && let Ok((_, orders)) = standing.lease(left_at, rules(Some(&tariff)).0)
-    {
-        let rule = refund_rule(&tariff);
-        for order in &orders {
-            let amount =
-                refund(order, left_at, &rule, &currency).map_err(|it| Error::Amount(it.to_string()))?;
-            let id = format!("{}/{}", standing.contract.id, order.purpose.id());
-            refunds.push(RefundIn {
-                id: format!("{}/refund/{}", standing.contract.id, order.purpose.id()),
-                contract: standing.contract.id.clone(),
-                account: standing.account_of(&order.purpose).unwrap_or_default().to_owned(),
-                currency: currency.code().to_owned(),
-                amount: amount.0,
-                detail: serde_json::json!({"of": id, "leftAt": left_at}).to_string(),
-                close: false,
-            });
-        }
-    } else if !standing.is_unpaid() {
-        return Err(Error::Amount("the tariff that says what leaving early returns is missing".to_owned()));
+    for order in &orders {
+        let Some((account, currency)) = standing.paid_by(&order.purpose) else { continue };
+        let known = Currency::find(currency).ok_or_else(|| amount(format!("{currency} is no currency")))?;
+        let back = refund(order, left_at, &standing.refund_rule(&order.purpose), &known);
+        let id = format!("{}/{}", standing.contract.id, order.purpose.id());
+        refunds.push(RefundIn {
+            id: format!("{}/refund/{}", standing.contract.id, order.purpose.id()),
+            contract: standing.contract.id.clone(),
+            account: account.to_owned(),
+            currency: currency.to_owned(),
+            amount: back.map_err(|it| amount(it.to_string()))?.0,
+            detail: serde_json::json!({"of": id, "leftAt": left_at}).to_string(),
+            close: false,
+        });
     }
     context.money.close(&standing, &refunds, now).await.map_err(Error::Ledger)
-}
-
-fn refund_rule(tariff: &Tariff) -> RefundRule {
-    let rule = tariff.spec.resident.as_ref().and_then(|it| it.refund.as_ref());
-    let Some(rule) = rule else { return RefundRule::default() };
-    let default = RefundRule::default();
-    RefundRule {
-        early_days: count(rule.early_days),
-        early_factor: Exact::parse(&rule.early_factor).unwrap_or(default.early_factor),
-    }
 }
