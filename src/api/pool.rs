@@ -27,7 +27,7 @@ use super::term::{AutoRenew, OrderKind, Paid, Renewal, Term};
     printcolumn(name = "Locked", type_ = "integer", json_path = ".status.cards.locked"),
     printcolumn(name = "Free", type_ = "integer", json_path = ".status.cards.free"),
     printcolumn(name = "Disk Free", type_ = "integer", json_path = ".status.diskGB.free"),
-    printcolumn(name = "Expires", type_ = "date", json_path = ".status.expiresAt"),
+    printcolumn(name = "Expires", type_ = "string", json_path = ".status.expiresAt"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),

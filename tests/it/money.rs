@@ -1,19 +1,21 @@
 //! What pools cost, lived through on the real cluster with the time machine: terms, renewals, expiry, refunds, crashes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::operator::{Operator, Start, scratch};
 use crate::stories::{BOUND, POOL};
-use crate::support::{field, k, kubectl, must_apply, until};
+use crate::support::{field, k, must_apply, until, until_field};
 use crate::world::World;
 
 /// Who may move the clock.
 const TOKEN: &str = "a token of the tests";
 
-/// A world whose account pays in advance, with a ledger of its own.
+/// A world with a ledger of its own, and an account that pays in advance.
 struct Market {
     world: World,
+    /// Another one in each run: payments can't be deleted.
+    account: String,
     ledger: PathBuf,
     token: PathBuf,
 }
@@ -27,36 +29,37 @@ impl Market {
         }
         let token = scratch("dev-clock-token");
         std::fs::write(&token, TOKEN).expect("the token is written");
-        kubectl(&["patch", "account", name, "--type", "merge", "-p", r#"{"spec": {"mode": "Prepaid"}}"#])
-            .expect("the account is patched");
-        Market { world, ledger, token }
+        let account = format!("{name}-{}", std::process::id());
+        must_apply(&format!(
+            "apiVersion: tenure.dev/v1alpha1\nkind: Account\nmetadata: {{name: {account}}}\nspec: {{currency: EUR, mode: Prepaid}}"
+        ));
+        k(&format!("label namespace {name} --overwrite tenure.dev/account={account}"))
+            .expect("it is labelled");
+        Market { world, account, ledger, token }
     }
 
     fn operator(&self) -> Operator {
         let arguments = vec!["--dev-clock".to_owned(), self.token.display().to_string()];
         let ledger = Some(self.ledger.clone());
-        let operator = Operator::with(self.world.name, &Start { arguments, ledger, ..Start::default() });
+        let operator = Operator::with(self.world.name, &Start { ledger, arguments, ..Start::default() });
         operator.leads();
         operator
     }
 
-    /// Pays in. The name is one that no other run has used: a payment counts once for ever.
+    /// Pays in.
     fn pay(&self, name: &str, amount: &str, kind: &str) {
-        let account = self.world.name;
+        let account = &self.account;
         must_apply(&format!(
             "apiVersion: tenure.dev/v1alpha1\nkind: Payment\nmetadata: {{name: {account}-{name}}}\nspec: {{account: {account}, amount: \"{amount}\", kind: {kind}}}"
         ));
     }
 
     fn balance(&self) -> String {
-        field(&format!("account/{}", self.world.name), ".status.balance")
+        field(&format!("account/{}", self.account), ".status.balance")
     }
 
     fn until_balance(&self, balance: &str) {
-        until(&format!("a balance of {balance}"), || match self.balance() {
-            found if found == balance => Ok(()),
-            found => Err(found),
-        });
+        until_field(&format!("account/{}", self.account), ".status.balance", balance);
     }
 
     /// The time of a field of an object's status.
@@ -81,7 +84,7 @@ fn clock(operator: &Operator, words: &[&str], token: &str) -> String {
 }
 
 /// What the program says of a ledger.
-fn verify(ledger: &PathBuf) -> String {
+fn verify(ledger: &Path) -> String {
     let url = format!("sqlite:{}", ledger.display());
     let output = Command::new(env!("CARGO_BIN_EXE_tenure"))
         .args(["ledger", "verify", "--ledger", &url])
@@ -101,7 +104,8 @@ fn a_pool_is_paid_ages_expires_comes_back_and_is_refunded() {
     // 6 cards at 100 and 240 GB at 1: 840 a month. There is no money yet, so no card is locked.
     world.apply(POOL);
     let message = world.not_ready("rp/chat", "InsufficientFunds");
-    assert!(message.contains("initial costs 840.00 EUR and Account market has 0.00 EUR"), "{message}");
+    let has = format!("initial costs 840.00 EUR and Account {} has 0.00 EUR", market.account);
+    assert!(message.contains(&has), "{message}");
     assert!(message.contains("add a Payment of 840.00 EUR or more"), "{message}");
     assert_eq!(world.shares(2, "resident"), 0, "nothing is locked unpaid");
 
@@ -115,7 +119,7 @@ fn a_pool_is_paid_ages_expires_comes_back_and_is_refunded() {
         r#"{"cash":"540.00","currency":"EUR","voucher":"300.00"}"#
     );
     assert_eq!(world.field("rp/chat", ".status.orders[*].order"), "Initial");
-    assert_eq!(field("account/market", ".status.thisMonth"), "840.00");
+    until_field(&format!("account/{}", market.account), ".status.thisMonth", "840.00");
     let began = market.time("rp/chat", ".status.startedAt");
     let expires = market.time("rp/chat", ".status.expiresAt");
     world.apply(BOUND);
@@ -160,7 +164,7 @@ fn a_pool_is_paid_ages_expires_comes_back_and_is_refunded() {
     market.until_balance(&format!("{}.{:02}", left_cents / 100, left_cents % 100));
     let again = market.balance();
     // A payment of a name counts once, whoever applies it again.
-    k("delete payment market-wire").expect_err("a payment can't be deleted");
+    k(&format!("delete payment {}-wire", market.account)).expect_err("a payment can't be deleted");
     drop(operator);
     let operator = market.operator();
     market.until_balance(&again);
