@@ -3,14 +3,19 @@
 
 use std::fmt::Write;
 use std::str::FromStr;
+use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers};
-use sqlx::{AnyPool, Row as _};
+use sqlx::{AnyConnection, AnyPool, ConnectOptions as _, Connection as _, Row as _};
 
 use super::{Engine, Error, Ledger};
 
 /// How many reads may run at once. Bills and lists wait for each other before they use up the database's connections.
 const READERS: u32 = 4;
+
+/// How long a call waits for a connection: the writes before it take their time, a database that is away does not come back
+/// for waiting, and who calls repeats.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Every version of the tables, oldest first. A released one is never changed: it has a successor.
 const MIGRATIONS: &[Migration] = &[Migration {
@@ -48,6 +53,10 @@ impl Ledger {
             return Err(Error::Address(url.split_once("://").map_or(url, |it| it.0).to_owned()));
         };
         let options = AnyConnectOptions::from_str(&address).map_err(Error::Connect)?;
+        // A pool repeats what fails for a long time; this says at once what is wrong with the address.
+        let mut first = options.connect().await.map_err(Error::Connect)?;
+        set_up(engine, &mut first).await.map_err(Error::Connect)?;
+        first.close().await.map_err(Error::Connect)?;
         let ledger = Ledger {
             engine,
             writer: pool(engine, 1, &options).await?,
@@ -122,16 +131,17 @@ async fn pool(engine: Engine, connections: u32, options: &AnyConnectOptions) -> 
         .max_connections(connections)
         // A file does not go away between two transactions; a server may have been restarted.
         .test_before_acquire(engine == Engine::Postgres)
-        .after_connect(move |connection, _| {
-            Box::pin(async move {
-                let settings = match engine {
-                    Engine::Sqlite => SQLITE,
-                    Engine::Postgres => POSTGRES,
-                };
-                sqlx::raw_sql(settings).execute(connection).await.map(|_| ())
-            })
-        })
+        .acquire_timeout(PATIENCE)
+        .after_connect(move |connection, _| Box::pin(set_up(engine, connection)))
         .connect_with(options.clone())
         .await
         .map_err(Error::Connect)
+}
+
+async fn set_up(engine: Engine, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    let settings = match engine {
+        Engine::Sqlite => SQLITE,
+        Engine::Postgres => POSTGRES,
+    };
+    sqlx::raw_sql(settings).execute(connection).await.map(|_| ())
 }

@@ -1,7 +1,7 @@
 //! The process dies, or the disk fills up, at any statement of any write: repeated, the ledger is the same to the byte.
 
 use super::cases::{at, cash, charge, open, order, refund, voucher};
-use super::{Error, Folder, Ledger, copy};
+use super::{At, Error, Folder, Ledger, copy};
 
 /// The life of a contract, one call each.
 #[derive(Debug, Clone, Copy)]
@@ -32,9 +32,8 @@ const LIFE: &[Step] = &[
     Step::Leave,
 ];
 
-async fn take(ledger: &Ledger, place: usize) -> Result<(), Error> {
-    let now = at(10 + i64::try_from(place).unwrap());
-    match LIFE[place] {
+async fn take(ledger: &Ledger, step: Step, now: At) -> Result<(), Error> {
+    match step {
         Step::Gift => ledger.pay(now, &voucher("gift", 300)).await.map(|_| ()),
         Step::Wire => ledger.pay(now, &cash("wire", 1_000)).await.map(|_| ()),
         Step::Hold(id) => ledger.hold(now, &order(id, 400)).await.map(|_| ()),
@@ -57,10 +56,11 @@ async fn killed_or_failed_at_any_statement() {
     let folder = Folder::new();
     let undisturbed = open(&folder.url()).await;
     let mut statements = 0;
-    for place in 0..LIFE.len() {
+    for (place, &step) in LIFE.iter().enumerate() {
+        let now = at(10 + i64::try_from(place).unwrap());
         let before = Folder::new();
         copy(&folder.0, &before.0);
-        take(&undisturbed, place).await.unwrap();
+        take(&undisturbed, step, now).await.unwrap();
         let expected = undisturbed.dump().await.unwrap();
         for fails in 1.. {
             let disturbed = Folder::new();
@@ -68,7 +68,7 @@ async fn killed_or_failed_at_any_statement() {
             let ledger = Ledger::open(&disturbed.url()).await.unwrap();
             let left = Folder::new();
             ledger.failpoint.arm(fails, Some((disturbed.0.clone(), left.0.clone())));
-            if take(&ledger, place).await.is_ok() {
+            if take(&ledger, step, now).await.is_ok() {
                 break;
             }
             statements += 1;
@@ -76,9 +76,9 @@ async fn killed_or_failed_at_any_statement() {
             // on: what failed is no end.
             let next = Ledger::open(&left.url()).await.unwrap();
             for (ledger, who) in [(&next, "killed"), (&ledger, "failed")] {
-                take(ledger, place).await.unwrap();
+                take(ledger, step, now).await.unwrap();
                 let dump = ledger.dump().await.unwrap();
-                assert_eq!(dump, expected, "{who} at statement {fails} of {:?}", LIFE[place]);
+                assert_eq!(dump, expected, "{who} at statement {fails} of {step:?}");
             }
         }
     }

@@ -33,11 +33,6 @@ impl Failpoint {
         *self.0.lock().unwrap() = Armed { seen: 0, fails: Some(fails), copy };
     }
 
-    /// Statements since it was armed.
-    fn seen(&self) -> u64 {
-        self.0.lock().unwrap().seen
-    }
-
     pub(super) fn step(&self) -> Result<(), sqlx::Error> {
         let mut armed = self.0.lock().unwrap();
         armed.seen += 1;
