@@ -207,6 +207,8 @@ fn an_operator_killed_between_any_two_writes_leaves_nothing_wrong() {
     let world = World::new("killed", 2);
     let proxy = Arc::new(Proxy::start());
     let mut at = 1;
+    let billed = || field("account/killed", ".status.thisMonth").replace('.', "").parse::<i64>().ok();
+    let before = billed_by_operator(&world, billed);
     // Until the whole life of all four contracts takes fewer writes than that.
     loop {
         let supervised = Supervised::start(&proxy, "killed", at);
@@ -215,11 +217,18 @@ fn an_operator_killed_between_any_two_writes_leaves_nothing_wrong() {
         let sold = (world.shares(2, "resident"), world.shares(2, "dedicated"), world.shares(2, "spot"));
         assert_eq!(sold, (3, 8, 1), "killed after write {at}");
         assert_eq!(world.field("rp/chat", ".status.bought.cards"), "3", "killed after write {at}");
+        assert_eq!(world.field("rp/chat", ".status.orders[*].price"), "420.00", "killed after write {at}: bought once");
         world.until("sep/bound", ".status.ready", "2/2");
         assert_eq!(world.pods().len(), 3, "killed after write {at}: {:?}", world.pods());
         world.k("delete sep,spot,dg --all --timeout=60s");
         until("the pool to be free", || k("-n killed delete rp/chat --ignore-not-found --timeout=60s"));
         world.until_empty(2);
+        // Each life of the pool cost its first day, 420.00 ÷ 28 to 31 × 1.2: charged once, and refunded once.
+        let cost = [30, 31, 28, 29].map(|days| (42_000 * 12 * 2 + 10 * days) / (2 * 10 * days) * at);
+        until("the refund to be posted", || match billed() {
+            Some(now) if cost.contains(&(now - before)) => Ok(()),
+            now => Err(format!("{now:?} after {at} lives, none of {cost:?} more than {before}")),
+        });
         let killed = supervised.again.load(Ordering::SeqCst) > 0;
         drop(supervised);
         if !killed {
@@ -228,6 +237,12 @@ fn an_operator_killed_between_any_two_writes_leaves_nothing_wrong() {
         at += 1;
     }
     assert!(at > 15, "killed after each of {at} writes");
+}
+
+/// What was billed before, in cents, once an operator has looked.
+fn billed_by_operator(world: &World, billed: impl Fn() -> Option<i64>) -> i64 {
+    let _operator = world.operator();
+    until("the account's bill", || billed().ok_or_else(|| "none yet".to_owned()))
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub fn route() -> Route {
     }
 }
 
+mod floods;
 mod hostile;
 mod requests;
 mod slots;
