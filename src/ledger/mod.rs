@@ -10,6 +10,7 @@
 //! whether it should be made is decided in `domain`. SQL that both engines share is written with `$1`; only the
 //! migrations and how a connection is set up differ.
 
+mod billed;
 mod book;
 mod contracts;
 mod entry;

@@ -217,14 +217,19 @@ fn an_operator_killed_between_any_two_writes_leaves_nothing_wrong() {
         let sold = (world.shares(2, "resident"), world.shares(2, "dedicated"), world.shares(2, "spot"));
         assert_eq!(sold, (3, 8, 1), "killed after write {at}");
         assert_eq!(world.field("rp/chat", ".status.bought.cards"), "3", "killed after write {at}");
-        assert_eq!(world.field("rp/chat", ".status.orders[*].price"), "420.00", "killed after write {at}: bought once");
+        assert_eq!(
+            world.field("rp/chat", ".status.orders[*].price"),
+            "420.00",
+            "killed after write {at}: bought once"
+        );
         world.until("sep/bound", ".status.ready", "2/2");
         assert_eq!(world.pods().len(), 3, "killed after write {at}: {:?}", world.pods());
         world.k("delete sep,spot,dg --all --timeout=60s");
         until("the pool to be free", || k("-n killed delete rp/chat --ignore-not-found --timeout=60s"));
         world.until_empty(2);
         // Each life of the pool cost its first day, 420.00 ÷ 28 to 31 × 1.2: charged once, and refunded once.
-        let cost = [30, 31, 28, 29].map(|days| (42_000 * 12 * 2 + 10 * days) / (2 * 10 * days) * at);
+        let lives = i64::try_from(at).expect("few");
+        let cost = [30, 31, 28, 29].map(|days| (42_000 * 12 * 2 + 10 * days) / (2 * 10 * days) * lives);
         until("the refund to be posted", || match billed() {
             Some(now) if cost.contains(&(now - before)) => Ok(()),
             now => Err(format!("{now:?} after {at} lives, none of {cost:?} more than {before}")),

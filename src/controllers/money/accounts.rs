@@ -13,7 +13,7 @@ use crate::api::payment::PaymentKind;
 use crate::api::{Account, Payment};
 use crate::controllers::facts::Problem;
 use crate::domain::money::{self, Currency};
-use crate::ledger::{Done, Error, LineKind, PaymentIn};
+use crate::ledger::{Done, Error, PaymentIn};
 
 /// What an account's status shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,11 +58,10 @@ impl Money {
         }
         let currency = &account.spec.currency;
         let balance = self.ledger()?.balance(&name, currency).await?;
-        let lines = self.ledger()?.lines(&name, month_began.as_millisecond(), i64::MAX).await?;
-        let billed = lines.iter().filter(|it| it.kind != LineKind::Payment && it.currency == *currency);
+        let billed = self.ledger()?.billed(&name, currency, month_began.as_millisecond()).await?;
         let summary = Summary {
             balance: money::Money(balance.cash.available() + balance.voucher.available()),
-            this_month: money::Money(-billed.map(|it| it.cash + it.voucher).sum::<i64>()),
+            this_month: money::Money(billed),
             month_began,
         };
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner).insert(name, summary.clone());

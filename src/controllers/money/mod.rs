@@ -18,7 +18,7 @@ pub(super) use standing::{Detail, Held, Standing};
 
 use super::facts::Problem;
 use crate::api::condition::Reason;
-use crate::ledger::{At, Contract, Error, Ledger, OrderIn, RefundIn};
+use crate::ledger::{At, Error, Ledger, OrderIn, RefundIn};
 
 /// The ledger, and what is known of it.
 #[derive(Default)]
@@ -98,7 +98,14 @@ impl Money {
             }
             None => self.ledger()?.open_contract(at, &own, object, uid).await.map_err(|it| self.seen(it))?,
         };
-        self.read(contract).await
+        // One that was adopted, or opened by who led before, may have orders.
+        let standing = if former.is_some() || contract.opened_at_ms != at.ms {
+            Standing::read(self.ledger()?, contract).await?
+        } else {
+            Standing::new(contract)
+        };
+        self.keep(standing);
+        Ok(())
     }
 
     /// Holds the price of an order.
@@ -108,20 +115,23 @@ impl Money {
         order: &OrderIn,
         now: Timestamp,
     ) -> Result<(), Error> {
-        self.ledger()?.hold(self.at(now), order).await.map_err(|it| self.seen(it))?;
-        self.read_again(standing).await
+        let held = self.sure(standing, self.ledger()?.hold(self.at(now), order).await).await?;
+        self.keep(standing.with(held.order)?);
+        Ok(())
     }
 
     /// Pays an order whose price is held.
     pub(super) async fn post(&self, standing: &Standing, order: &str, now: Timestamp) -> Result<(), Error> {
-        self.ledger()?.post(self.at(now), order).await.map_err(|it| self.seen(it))?;
-        self.read_again(standing).await
+        let posted = self.sure(standing, self.ledger()?.post(self.at(now), order).await).await?;
+        self.keep(standing.with(posted.order)?);
+        Ok(())
     }
 
     /// Gives up an order whose price is held.
     pub(super) async fn void(&self, standing: &Standing, order: &str, now: Timestamp) -> Result<(), Error> {
-        self.ledger()?.void(self.at(now), order).await.map_err(|it| self.seen(it))?;
-        self.read_again(standing).await
+        self.sure(standing, self.ledger()?.void(self.at(now), order).await).await?;
+        self.keep(standing.without(order));
+        Ok(())
     }
 
     /// Pays back, and closes the contract with the last of them.
@@ -143,16 +153,20 @@ impl Money {
         Ok(())
     }
 
-    async fn read_again(&self, standing: &Standing) -> Result<(), Error> {
-        self.read(standing.contract.clone()).await
+    /// After a failure nobody knows whether it was written: the contract is read anew.
+    async fn sure<T>(&self, standing: &Standing, done: Result<T, Error>) -> Result<T, Error> {
+        if let Err(error) = &done
+            && !matches!(error, Error::NotEnough { .. })
+            && let Ok(fresh) = Standing::read(self.ledger()?, standing.contract.clone()).await
+        {
+            self.keep(fresh);
+        }
+        done.map_err(|it| self.seen(it))
     }
 
-    async fn read(&self, contract: Contract) -> Result<(), Error> {
-        let uid = contract.uid.clone();
-        let standing = Standing::read(self.ledger()?, contract).await?;
-        self.standings().insert(uid, Arc::new(standing));
+    fn keep(&self, standing: Standing) {
+        self.standings().insert(standing.contract.uid.clone(), Arc::new(standing));
         self.touched();
-        Ok(())
     }
 
     /// Accounts stand otherwise now.

@@ -57,16 +57,34 @@ pub(in crate::controllers) struct Held {
 
 impl Standing {
     pub(super) async fn read(ledger: &Ledger, contract: Contract) -> Result<Standing, Error> {
-        let mut rows = Vec::new();
-        for row in ledger.orders(&contract.id).await? {
-            if row.state == OrderState::Voided {
-                continue;
+        let mut standing = Standing::new(contract);
+        for row in ledger.orders(&standing.contract.id).await? {
+            if row.state != OrderState::Voided {
+                standing = standing.with(row)?;
             }
-            let detail: Detail = serde_json::from_str(&row.detail).map_err(|_| unreadable(&row))?;
-            let purpose = Purpose::parse(&detail.purpose).ok_or_else(|| unreadable(&row))?;
-            rows.push((row, detail, purpose));
         }
-        Ok(Standing { contract, rows })
+        Ok(standing)
+    }
+
+    /// A contract under which nothing was ordered.
+    pub(super) fn new(contract: Contract) -> Standing {
+        Standing { contract, rows: Vec::new() }
+    }
+
+    /// With an order as it stands now: the last of all.
+    pub(super) fn with(&self, row: OrderRow) -> Result<Standing, Error> {
+        let detail: Detail = serde_json::from_str(&row.detail).map_err(|_| unreadable(&row))?;
+        let purpose = Purpose::parse(&detail.purpose).ok_or_else(|| unreadable(&row))?;
+        let mut standing = self.without(&row.id);
+        standing.rows.push((row, detail, purpose));
+        Ok(standing)
+    }
+
+    /// Without an order that was voided.
+    pub(super) fn without(&self, order: &str) -> Standing {
+        let mut standing = self.clone();
+        standing.rows.retain(|(it, ..)| it.id != order);
+        standing
     }
 
     /// The order whose price is held.

@@ -504,6 +504,10 @@ pub async fn bills_add_up(url: &str) {
             (LineKind::Refund, "back", 60, 0),
         ]
     );
+    // Holds and payments are no part of it.
+    assert_eq!(ledger.billed("acme", "CNY", 20).await.unwrap(), 500 + 40 - 60 + 1);
+    assert_eq!(ledger.billed("acme", "CNY", 30).await.unwrap(), 1);
+    assert_eq!(ledger.billed("acme", "EUR", 0).await.unwrap(), 0);
     let pool = &lines[0];
     assert_eq!((pool.contract.as_deref(), pool.currency.as_str()), (Some("c1"), "CNY"));
     assert_eq!(pool.detail, r#"{"order":"pool"}"#);
