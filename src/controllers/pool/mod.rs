@@ -106,7 +106,7 @@ pub(super) fn claim(context: &Context, pool: &ResidentPool) -> Option<Claim> {
     let caches = &context.caches;
     let valid = validate(caches, pool);
     let expired = order::expired_cards(context, pool);
-    let may_buy = valid.is_ok() && !is_refused(pool) && !is_leaving(pool);
+    let may_buy = valid.is_ok() && !is_leaving(pool);
     let keeps = |cards| Claimed { cards, bought: cards, paid: false };
     let mut claimed = match order::bought(context, pool) {
         Some(Ok(bought)) => order::claimed(pool, &bought, expired, may_buy),
@@ -230,7 +230,7 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     } else {
         Ordered::default()
     };
-    let applied = apply(context, &pool, outcome.as_ref(), offer.as_ref().err()).await;
+    let applied = apply(context, &pool, outcome.as_ref(), &ordered).await;
 
     let facts = Facts { outcome: outcome.as_ref(), ordered: &ordered, offer: offer.as_ref() };
     let new = report::status(context, &pool, &facts);
@@ -249,7 +249,7 @@ async fn apply(
     context: &Context,
     pool: &ResidentPool,
     outcome: Option<&Outcome>,
-    problem: Option<&Problem>,
+    ordered: &Ordered,
 ) -> Result<(), Error> {
     if is_leaving(pool) {
         if is_guarded(pool)
@@ -276,10 +276,8 @@ async fn apply(
             .await
             .map_err(Error::Apply);
     }
-    if pool.spec.on_shortage != OnShortage::Fail || problem.is_some() || is_refused(pool) {
-        return Ok(());
-    }
-    if let Some(shortage) = report::shortage(pool, outcome) {
+    let refuses = pool.spec.on_shortage == OnShortage::Fail && ordered.may_refuse;
+    if let (Some(shortage), true) = (&ordered.short, refuses) {
         let refusal = format!("{} {}", generation(pool), in_words(shortage, &pool.spec.card_type).message);
         return context
             .cluster

@@ -12,7 +12,7 @@ use crate::api::{Account, ResidentPool, Tariff, account::AccountMode, names};
 use crate::controllers::facts::{self, Problem};
 use crate::controllers::money::{self, Detail, Held, Standing};
 use crate::controllers::{Context, Error};
-use crate::domain::allocate::Outcome;
+use crate::domain::allocate::{Outcome, Shortage};
 use crate::domain::money::refund::{RefundRule, refund};
 use crate::domain::money::want::{look_again, next_order};
 use crate::domain::money::{
@@ -40,6 +40,10 @@ pub(super) struct Ordered {
     pub(super) bought: Bought,
     /// Why something that is wanted is not bought, other than that there are no cards.
     pub(super) problem: Option<Problem>,
+    /// Why there are no cards for the next order.
+    pub(super) short: Option<Shortage>,
+    /// Is that order one that may be refused? A renewal waits, whatever the spec says.
+    pub(super) may_refuse: bool,
     /// When to look again.
     pub(super) again: Option<Duration>,
 }
@@ -137,10 +141,11 @@ fn asked(pool: &ResidentPool, lease: &Lease) -> PoolSize {
     }
 }
 
+/// What its owner wants. A refused order is no more wanted; what is bought is renewed all the same.
 fn wanted(pool: &ResidentPool, lease: &Lease) -> Wanted {
     let auto_renew = pool.spec.auto_renew.filter(|it| it.enabled);
     Wanted {
-        size: asked(pool, lease),
+        size: if is_refused(pool) { lease.size } else { asked(pool, lease) },
         term_months: count(pool.spec.term.months),
         renewals: pool.spec.renewals.iter().map(|it| count(it.months)).collect(),
         auto_renew_months: auto_renew.map(|it| count(it.months)),
@@ -167,7 +172,7 @@ pub(super) struct Claimed {
     pub(super) paid: bool,
 }
 
-/// Cards that are the pool's, and those that it wants. `may_buy`: all that a purchase needs is there, and it is not refused.
+/// Cards that are the pool's, and those that it wants. `may_buy`: all that a purchase needs is there.
 pub(super) fn claimed(pool: &ResidentPool, bought: &Bought, expired: ExpiredCards, may_buy: bool) -> Claimed {
     let lease = &bought.lease;
     let own = match (lease.state, expired) {
@@ -180,7 +185,7 @@ pub(super) fn claimed(pool: &ResidentPool, bought: &Bought, expired: ExpiredCard
         return Claimed { cards: needed.max(own), bought: own, paid: true };
     }
     let next = match lease.state {
-        State::Requested | State::Active { .. } => asked(pool, lease).cards,
+        State::Requested | State::Active { .. } => wanted(pool, lease).size.cards,
         // It comes back by a renewal that is not bought yet.
         State::Expired { .. }
             if pool.spec.renewals.len() > usize::try_from(lease.renewals_bought).unwrap_or(0) =>
@@ -221,6 +226,11 @@ pub(super) async fn advance(
         let step = decide(pool, &ordered.bought, offer, expired, outcome, now);
         let done = match step {
             Step::Nothing => break,
+            Step::Short(shortage, purpose) => {
+                ordered.short = Some(shortage);
+                ordered.may_refuse = matches!(purpose, Purpose::Initial | Purpose::Expansion { .. });
+                break;
+            }
             Step::Problem(problem) => {
                 ordered.problem = Some(problem);
                 break;
@@ -287,6 +297,8 @@ async fn open(context: &Context, pool: &ResidentPool, uid: &str, now: Timestamp)
 #[derive(Debug, PartialEq)]
 enum Step {
     Nothing,
+    /// There are no cards for this order.
+    Short(Shortage, Purpose),
     Problem(Problem),
     Hold(Order),
     Post(String),
@@ -302,9 +314,10 @@ fn decide(
     now: Timestamp,
 ) -> Step {
     let lease = &bought.lease;
-    let may_buy = offer.is_ok() && !is_refused(pool) && !is_leaving(pool);
+    let may_buy = offer.is_ok() && !is_leaving(pool);
+    let is_over = lease.state == State::Requested && is_refused(pool);
     let next = match offer {
-        Ok(offer) if may_buy => {
+        Ok(offer) if may_buy && !is_over => {
             match next_order(&wanted(pool, lease), lease, &offer.prices, now, &offer.currency) {
                 Ok(Next::Order(order)) => Some(order),
                 Ok(Next::Nothing) => None,
@@ -333,10 +346,11 @@ fn decide(
     let Some(order) = next else { return Step::Nothing };
     let needed = needs_cards(&order.purpose, order.size, lease);
     // Money is held when the allocator has said that the cards are there.
-    if needed == 0 || answer.is_some_and(|it| it.shortage.is_none()) {
-        Step::Hold(order)
-    } else {
-        Step::Nothing
+    match answer.map(|it| &it.shortage) {
+        _ if needed == 0 => Step::Hold(order),
+        Some(None) => Step::Hold(order),
+        Some(Some(shortage)) => Step::Short(shortage.clone(), order.purpose),
+        None => Step::Nothing,
     }
 }
 

@@ -5,16 +5,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Resource;
 
 use super::order::{Offer, Ordered};
-use super::{
-    admitted_to, count, generation, in_words, is_leaving, is_refused, number, refusal, still_bound, usable,
-};
+use super::{admitted_to, count, in_words, is_leaving, is_refused, number, refusal, still_bound, usable};
 use crate::api::condition::{Conditions, Reason, Type};
 use crate::api::pool::{Bought, NodeCards, PoolCards, PoolDisk, PoolEndpoint, PoolOrder, PoolPhase};
 use crate::api::term::{OrderKind, Paid};
 use crate::api::{ResidentPool, ResidentPoolStatus};
 use crate::controllers::Context;
 use crate::controllers::facts::Problem;
-use crate::domain::allocate::{Outcome, Shortage};
+use crate::domain::allocate::Outcome;
 use crate::domain::money::{Currency, Lease, Money, Order, PoolSize, Purpose, Reminder, State};
 
 /// Orders that the status shows.
@@ -25,12 +23,6 @@ pub(super) struct Facts<'a> {
     pub(super) outcome: Option<&'a Outcome>,
     pub(super) ordered: &'a Ordered,
     pub(super) offer: Result<&'a Offer, &'a Problem>,
-}
-
-/// Why the allocator can't give what is asked for, when it has answered to this very spec.
-pub(super) fn shortage<'a>(pool: &ResidentPool, outcome: Option<&'a Outcome>) -> Option<&'a Shortage> {
-    let of_this = |it: &&Outcome| it.version.split('/').next() == Some(generation(pool).as_str());
-    outcome.filter(of_this)?.shortage.as_ref()
 }
 
 /// The status.
@@ -141,7 +133,7 @@ fn why(context: &Context, pool: &ResidentPool, facts: &Facts<'_>, state: &Place)
             let message = format!(
                 "expired at {since}: append to spec.renewals, such as {{months: 1}}, to bring it back; at {releases_at} it is released for good"
             );
-            if facts.ordered.problem.is_none() && shortage(pool, facts.outcome).is_none() {
+            if facts.ordered.problem.is_none() && facts.ordered.short.is_none() {
                 return Problem::new(Reason::Expired, message);
             }
         }
@@ -165,7 +157,7 @@ fn why(context: &Context, pool: &ResidentPool, facts: &Facts<'_>, state: &Place)
     if let Some(problem) = &facts.ordered.problem {
         return problem.clone();
     }
-    if let Some(shortage) = shortage(pool, facts.outcome).filter(|_| !state.is_complete) {
+    if let Some(shortage) = &facts.ordered.short {
         return in_words(shortage, &pool.spec.card_type);
     }
     if state.is_complete {
