@@ -1,7 +1,7 @@
 //! The process dies, or the disk fills up, at any statement of any write: repeated, the ledger is the same to the byte.
 
-use super::cases::{at, cash, charge, open, order, refund, voucher};
-use super::{At, Error, Folder, Ledger, copy};
+use super::cases::{at, cash, charge, measured, open, order, refund, usage, voucher};
+use super::{At, Error, Folder, Ledger, UsageIn, copy};
 
 /// The life of a contract, one call each.
 #[derive(Debug, Clone, Copy)]
@@ -12,6 +12,9 @@ enum Step {
     Void(&'static str),
     Post(&'static str),
     Usage,
+    Measure,
+    Bill,
+    Close,
     Adopt,
     Mint,
     Leave,
@@ -28,7 +31,10 @@ const LIFE: &[Step] = &[
     Step::Adopt,
     Step::Hold("renewal"),
     Step::Post("renewal"),
+    Step::Measure,
+    Step::Bill,
     Step::Mint,
+    Step::Close,
     Step::Leave,
 ];
 
@@ -42,6 +48,13 @@ async fn take(ledger: &Ledger, step: Step, now: At) -> Result<(), Error> {
         Step::Usage => {
             let lines: Vec<_> = (0..150).map(|it| charge(&format!("usage/{it}"), 1)).collect();
             ledger.charge(now, &lines).await.map(|_| ())
+        }
+        Step::Measure => ledger.measure(now, &measured()).await,
+        Step::Bill => ledger.charge_usage(now, &usage()).await.map(|_| ()),
+        Step::Close => {
+            let closed = vec!["c2".to_owned()];
+            let last = UsageIn { charges: vec![charge("last", 3)], closed, ..UsageIn::default() };
+            ledger.charge_usage(now, &last).await.map(|_| ())
         }
         Step::Adopt => {
             ledger.adopt_contract(now, "c1", "ResidentPool/team-a/chat", "uid-2").await.map(|_| ())
