@@ -19,7 +19,7 @@ use crate::domain::money::{Currency, Exact};
 pub(super) fn observe(context: &Context, contract: &ContractRef) {
     let caches = &context.caches;
     let name = (contract.namespace.clone(), contract.name.clone());
-    let look = || {
+    let look = || -> Vec<Seen> {
         let endpoint = caches.endpoints.get(&contract.namespace, &contract.name);
         let payer = endpoint.as_deref().and_then(|it| payer(caches, it));
         let pods = caches.pods.under(&format!("endpoint/{}/{}", contract.namespace, contract.name));

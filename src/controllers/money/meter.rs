@@ -160,8 +160,8 @@ impl Meter {
                 tracing::error!(span = row.begun.id, "a span has a currency that this version does not know");
                 continue;
             };
-            let contract = by_id.get(&row.begun.contract).and_then(|(name, uid)| known.contract(name, uid));
-            let Some(contract) = contract else { continue };
+            let Some((name, uid)) = by_id.get(&row.begun.contract) else { continue };
+            let Some(contract) = known.contract(name, uid) else { continue };
             let times = Use {
                 from: time(row.begun.from_ms),
                 until: row.until_ms.map(time),
@@ -410,7 +410,7 @@ fn look_at(
     now: Timestamp,
 ) -> bool {
     let contract = contracts.get(name).and_then(|it| it.get(&worker.owner));
-    let spans = || contract.iter().flat_map(|it| it.of_pod(&worker.pod)).map(|(_, it)| it);
+    let spans = || contract.into_iter().flat_map(|it| it.of_pod(&worker.pod)).map(|(_, it)| it);
     let open = spans().find(|it| it.times.until.is_none());
     let terms = worker.offer.as_ref().map(|it| &it.terms);
     let first_price = terms.and_then(|it| prices.get(&it.sku)?.first());

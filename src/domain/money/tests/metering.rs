@@ -95,8 +95,7 @@ fn a_day_is_billed_when_nothing_can_come_late() {
 
 #[test]
 fn a_price_begins_when_it_is_first_seen() {
-    let (made, now) = ("2026-11-01", "2026-11-10T10:00:00.7");
-    let now = at(&now[..now.len() - 2]).checked_add(jiff::SignedDuration::from_millis(700)).unwrap();
+    let (made, now) = ("2026-11-01", at("2026-11-10T10:00:00.700"));
     let known = |epochs: &[(&str, &str)]| -> BTreeMap<Timestamp, Exact> {
         epochs.iter().map(|(since, price)| (at(since), exact(price))).collect()
     };
