@@ -440,7 +440,8 @@ mod tests {
                 {"type": "Ready", "status": status, "lastTransitionTime": "2026-11-23T10:00:00Z"}])
         };
         let runs = serde_json::json!({"state": {"running": {"startedAt": "2026-11-23T09:00:00Z"}}});
-        let ended = |at: &str| serde_json::json!({"state": {"terminated": {"exitCode": 0, "finishedAt": at}}});
+        let ended =
+            |at: &str| serde_json::json!({"state": {"terminated": {"exitCode": 0, "finishedAt": at}}});
         let crashed = serde_json::json!({
             "state": {"waiting": {"reason": "CrashLoopBackOff"}},
             "lastState": {"terminated": {"exitCode": 1, "finishedAt": "2026-11-23T11:00:00Z"}}});

@@ -143,6 +143,9 @@ pub enum Error {
     /// The contract is closed.
     #[error("contract `{0}` is closed")]
     Closed(String),
+    /// What is used must be billed before the contract closes.
+    #[error("contract `{0}` has use that is not billed")]
+    Unbilled(String),
     /// The contract is another object's.
     #[error("contract `{contract}` is that of {object}")]
     OtherObject {

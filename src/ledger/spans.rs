@@ -107,11 +107,11 @@ pub struct UsageIn {
 }
 
 impl Ledger {
-    /// Writes what was measured. Who repeats it changes nothing.
+    /// Writes what was measured, of contracts that are open. Who repeats it changes nothing.
     pub async fn measure(&self, at: At, measured: &Measured) -> Result<(), Error> {
         measured.check()?;
         let mut work = Work::begin(self, at).await?;
-        work.known_contracts(measured.begun.iter().map(|it| it.contract.as_str())).await?;
+        work.open_contracts(measured.begun.iter().map(|it| it.contract.as_str())).await?;
         for some in measured.prices.chunks(ROWS_PER_INSERT) {
             work.insert_prices(some).await?;
         }
@@ -177,9 +177,7 @@ impl Ledger {
         let text = "SELECT spans.contract, max(spans.billed_ms) FROM spans JOIN contracts ON contracts.id = spans.contract \
                     WHERE contracts.closed_at_ms IS NULL AND spans.billed_ms > spans.from_ms GROUP BY spans.contract";
         let rows = sqlx::query(text).fetch_all(&self.readers).await.map_err(&fault)?;
-        rows.iter()
-            .map(|it| Ok((it.try_get(0).map_err(&fault)?, it.try_get(1).map_err(&fault)?)))
-            .collect()
+        rows.iter().map(|it| Ok((it.try_get(0).map_err(&fault)?, it.try_get(1).map_err(&fault)?))).collect()
     }
 
     /// All prices, in the order of what they are for and time.
@@ -201,8 +199,9 @@ impl Ledger {
 impl Work<'_> {
     async fn insert_prices(&mut self, prices: &[PriceRow]) -> Result<(), Error> {
         let places = places(prices.len(), 3);
-        let text =
-            format!("INSERT INTO prices (sku, from_ms, price) VALUES {places} ON CONFLICT (sku, from_ms) DO NOTHING");
+        let text = format!(
+            "INSERT INTO prices (sku, from_ms, price) VALUES {places} ON CONFLICT (sku, from_ms) DO NOTHING"
+        );
         let mut query = sqlx::query(AssertSqlSafe(text));
         for it in prices {
             query = query.bind(it.sku.as_str()).bind(it.from_ms).bind(it.price.as_str());

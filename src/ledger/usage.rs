@@ -25,7 +25,8 @@ impl Ledger {
 pub(super) async fn enter_all(work: &mut Work<'_>, charges: &[ChargeIn]) -> Result<Vec<Done>, Error> {
     work.known_contracts(charges.iter().map(|it| it.contract.as_str())).await?;
     let ids: Vec<&str> = charges.iter().map(|it| it.id.as_str()).collect();
-    let legs: Vec<String> = ids.iter().flat_map(|id| [format!("{id}/voucher"), format!("{id}/cash")]).collect();
+    let legs: Vec<String> =
+        ids.iter().flat_map(|id| [format!("{id}/voucher"), format!("{id}/cash")]).collect();
     let earlier = by_id(work.rows_by_id(&legs).await?);
     if let Some(order) = work.holds(&ids).await?.first() {
         return Err(Error::Taken(order.order_id.clone()));

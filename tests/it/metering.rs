@@ -71,7 +71,9 @@ fn workers_are_billed_by_the_second_once() {
     let world = &market.world;
     let operator = market.operator();
     let price = |it: &str| {
-        let patch = format!(r#"{{"spec": {{"serverless": {{"cards": [{{"cardType": "@", "perSecond": "{it}"}}]}}}}}}"#);
+        let patch = format!(
+            r#"{{"spec": {{"serverless": {{"cards": [{{"cardType": "@", "perSecond": "{it}"}}]}}}}}}"#
+        );
         world.patch("tariff/metered", &patch);
     };
     price("0.0041");
@@ -82,7 +84,12 @@ fn workers_are_billed_by_the_second_once() {
     world.ready("sep/bound");
     // One whose worker is never ready costs nothing.
     let never = r#"template: {metadata: {annotations: {tenure.dev/test: never-ready}}, spec:"#;
-    world.apply(&ELASTIC.replace("name: llm", "name: never").replace("active: 2", "active: 1").replace("template: {spec:", never));
+    world.apply(
+        &ELASTIC
+            .replace("name: llm", "name: never")
+            .replace("active: 2", "active: 1")
+            .replace("template: {spec:", never),
+    );
     world.until_running(&["bound-1", "bound-2", "bound-3", "bound-4", "never-1"]);
     world.apply(ELASTIC);
     world.ready("sep/llm");
@@ -122,9 +129,11 @@ fn workers_are_billed_by_the_second_once() {
         usage => Err(format!("{usage:?}")),
     });
     world.k("scale sep/llm --replicas 1");
-    until("one worker to be gone", || match world.pods().iter().filter(|it| it.starts_with("llm-")).count() {
-        1 => Ok(()),
-        count => Err(count.to_string()),
+    until("one worker to be gone", || {
+        match world.pods().iter().filter(|it| it.starts_with("llm-")).count() {
+            1 => Ok(()),
+            count => Err(count.to_string()),
+        }
     });
     until("its end to be known", || match book().spans.iter().filter(|it| it.until_ms.is_some()).count() {
         1 => Ok(()),

@@ -361,8 +361,7 @@ impl Contract {
     /// Ends what runs of a pod; true when that was news.
     fn end(&mut self, pod: &str, ended_at: Option<Timestamp>, now: Timestamp) -> bool {
         let Some(open) = self.open_of(pod) else { return false };
-        let Step::End(until) =
-            step(Some(&open.times), Life::Down { ended_at }, open.times.from, false, now)
+        let Step::End(until) = step(Some(&open.times), Life::Down { ended_at }, open.times.from, false, now)
         else {
             return false;
         };

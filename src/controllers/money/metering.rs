@@ -19,10 +19,10 @@ use super::meter::{Contract, Known, Meter, Metered, Name, Terms, object_of};
 use super::{Money, contract_id};
 use crate::cluster::read::{Caches, Kind};
 use crate::controllers::{Context, Loop, TICK, endpoint};
+use crate::domain::money;
 use crate::domain::money::calendar::whole_second;
 use crate::domain::money::metering::{billable_until, closed_until, spans};
 use crate::domain::money::usage::{self, Line, NoLine};
-use crate::domain::money;
 use crate::ledger::{ChargeIn, Error, UsageIn};
 
 /// Workers that live are confirmed this often.
@@ -158,7 +158,11 @@ async fn bill(context: &Context, now: Timestamp) -> Result<(), Error> {
     for some in bills.chunks(BILLED_AT_ONCE) {
         let usage = UsageIn {
             charges: some.iter().flat_map(|it| it.charges.iter().cloned()).collect(),
-            billed: some.iter().flat_map(|it| &it.billed).map(|(id, at)| (id.clone(), at.as_millisecond())).collect(),
+            billed: some
+                .iter()
+                .flat_map(|it| &it.billed)
+                .map(|(id, at)| (id.clone(), at.as_millisecond()))
+                .collect(),
             closed: some.iter().filter(|it| it.closes).map(|it| contract_id(&it.uid)).collect(),
         };
         let at = money.at((context.now)());

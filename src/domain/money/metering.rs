@@ -136,10 +136,7 @@ pub fn price_begins(
 }
 
 /// The spans to bill of uses: with how many units each, up to a moment.
-pub fn spans<'a>(
-    uses: impl IntoIterator<Item = (&'a Use, u64)>,
-    until: Timestamp,
-) -> Vec<usage::Span> {
+pub fn spans<'a>(uses: impl IntoIterator<Item = (&'a Use, u64)>, until: Timestamp) -> Vec<usage::Span> {
     let span = |(it, units): (&Use, u64)| Some(usage::Span { period: it.unbilled(until)?, units });
     uses.into_iter().filter_map(span).collect()
 }

@@ -1,7 +1,7 @@
 //! The process dies, or the disk fills up, at any statement of any write: repeated, the ledger is the same to the byte.
 
 use super::cases::{at, cash, charge, measured, open, order, refund, usage, voucher};
-use super::{At, Error, Folder, Ledger, UsageIn, copy};
+use super::{At, Error, Folder, Ledger, Measured, UsageIn, copy};
 
 /// The life of a contract, one call each.
 #[derive(Debug, Clone, Copy)]
@@ -14,6 +14,7 @@ enum Step {
     Usage,
     Measure,
     Bill,
+    End,
     Close,
     Adopt,
     Mint,
@@ -33,6 +34,7 @@ const LIFE: &[Step] = &[
     Step::Post("renewal"),
     Step::Measure,
     Step::Bill,
+    Step::End,
     Step::Mint,
     Step::Close,
     Step::Leave,
@@ -51,6 +53,10 @@ async fn take(ledger: &Ledger, step: Step, now: At) -> Result<(), Error> {
         }
         Step::Measure => ledger.measure(now, &measured()).await,
         Step::Bill => ledger.charge_usage(now, &usage()).await.map(|_| ()),
+        Step::End => {
+            let ended = vec![("pod-1/1".to_owned(), 8_000)];
+            ledger.measure(now, &Measured { ended, ..Measured::default() }).await
+        }
         Step::Close => {
             let closed = vec!["c2".to_owned()];
             let last = UsageIn { charges: vec![charge("last", 3)], closed, ..UsageIn::default() };

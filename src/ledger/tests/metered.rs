@@ -68,16 +68,22 @@ pub async fn spans_begin_end_and_are_billed(url: &str) {
     ledger.measure(at(5), &others).await.unwrap();
     ledger.charge_usage(at(5), &usage()).await.unwrap();
     assert_eq!(ledger.dump().await.unwrap(), dump);
+    // While it runs the contract stays open.
+    let last = UsageIn { closed: vec!["c1".to_owned()], ..UsageIn::default() };
+    let refused = ledger.charge_usage(at(6), &last).await;
+    assert!(matches!(refused, Err(Error::Unbilled(it)) if it == "c1"));
+    assert!(matches!(ledger.close_contract(at(6), "c1").await, Err(Error::Unbilled(_))));
     // It turns out to have ended before what is billed of it: that stays billed.
     let ended = Measured { ended: vec![("pod-1/1".to_owned(), 7_000)], ..Measured::default() };
     ledger.measure(at(6), &ended).await.unwrap();
     assert_eq!(ledger.unbilled_spans().await.unwrap(), []);
     assert_eq!(ledger.spans("c1").await.unwrap()[0].until_ms, Some(8_000));
     // The last bill closes the contract.
-    let last = UsageIn { closed: vec!["c1".to_owned()], ..UsageIn::default() };
     ledger.charge_usage(at(7), &last).await.unwrap();
     ledger.charge_usage(at(8), &last).await.unwrap();
     assert_eq!(ledger.contracts().await.unwrap(), Vec::<Contract>::new());
+    let late = Measured { begun: vec![span("pod-3/1", 9_000)], ..Measured::default() };
+    assert!(matches!(ledger.measure(at(9), &late).await, Err(Error::Closed(_))));
     assert_eq!(ledger.verify().await.unwrap().spans, 2);
 }
 
@@ -90,11 +96,29 @@ pub async fn usage_is_billed_whole(url: &str) {
     let unknown = ChargeIn { contract: "c7".to_owned(), ..charge("c7/usage", 1) };
     let wrong = [
         ledger.charge_usage(at(4), &beyond).await.map(|_| ()),
-        ledger.charge_usage(at(4), &UsageIn { charges: vec![charge("x", 1), unknown], ..usage() }).await.map(|_| ()),
+        ledger
+            .charge_usage(at(4), &UsageIn { charges: vec![charge("x", 1), unknown], ..usage() })
+            .await
+            .map(|_| ()),
         ledger.charge_usage(at(4), &UsageIn { closed: vec!["c7".to_owned()], ..usage() }).await.map(|_| ()),
-        ledger.measure(at(4), &Measured { begun: vec![SpanIn { contract: "c7".to_owned(), ..span("x", 1) }], ..measured() }).await,
-        ledger.measure(at(4), &Measured { begun: vec![SpanIn { units: 0, ..span("x", 1) }], ..measured() }).await,
-        ledger.measure(at(4), &Measured { begun: vec![SpanIn { account: "a:cash".to_owned(), ..span("x", 1) }], ..measured() }).await,
+        ledger
+            .measure(
+                at(4),
+                &Measured { begun: vec![SpanIn { contract: "c7".to_owned(), ..span("x", 1) }], ..measured() },
+            )
+            .await,
+        ledger
+            .measure(at(4), &Measured { begun: vec![SpanIn { units: 0, ..span("x", 1) }], ..measured() })
+            .await,
+        ledger
+            .measure(
+                at(4),
+                &Measured {
+                    begun: vec![SpanIn { account: "a:cash".to_owned(), ..span("x", 1) }],
+                    ..measured()
+                },
+            )
+            .await,
     ];
     for (place, result) in wrong.into_iter().enumerate() {
         result.expect_err(&place.to_string());
