@@ -36,11 +36,11 @@ fn read(ledger: &Path, account: &str, contract: &str) -> Book {
     })
 }
 
-/// The midnight after a moment, UTC, and so many minutes.
+/// The midnight after a moment, UTC, and a little more than so many minutes.
 fn after_midnight(at: Timestamp, minutes: i64) -> Timestamp {
     let tomorrow = at.to_zoned(TimeZone::UTC).date().tomorrow().expect("there is a tomorrow");
     let midnight = tomorrow.to_zoned(TimeZone::UTC).expect("it has a midnight").timestamp();
-    midnight + jiff::SignedDuration::from_mins(minutes)
+    midnight + jiff::SignedDuration::from_secs(60 * minutes + 30)
 }
 
 /// What the lines must be, by id: cents, from the spans' seconds alone. `prices`: since when, in hundredths of a cent.
