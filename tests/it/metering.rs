@@ -83,7 +83,7 @@ fn workers_are_billed_by_the_second_once() {
     world.apply(BOUND);
     world.ready("sep/bound");
     // One whose worker is never ready costs nothing.
-    let never = r#"template: {metadata: {annotations: {tenure.dev/test: never-ready}}, spec:"#;
+    let never = "template: {metadata: {annotations: {tenure.dev/test: never-ready}}, spec:";
     world.apply(
         &ELASTIC
             .replace("name: llm", "name: never")
@@ -99,7 +99,7 @@ fn workers_are_billed_by_the_second_once() {
         spans if spans.len() == 2 => Ok(spans),
         spans => Err(format!("{spans:?}")),
     });
-    let began = Timestamp::from_millisecond(begun[0].begun.from_ms).expect("a time");
+    let start = Timestamp::from_millisecond(begun[0].begun.from_ms).expect("a time");
     let ready = r#".status.conditions[?(@.type=="Ready")].lastTransitionTime"#;
     let uid = world.field("pod/llm-1", ".metadata.uid");
     let one = begun.iter().find(|it| it.begun.id.starts_with(&uid)).expect("the first one is metered");
@@ -107,7 +107,7 @@ fn workers_are_billed_by_the_second_once() {
     assert_eq!(one.begun.from_ms, since.as_millisecond(), "since it is ready");
 
     // The day is over: it is billed once it can't come out otherwise.
-    let first = after_midnight(began, 10);
+    let first = after_midnight(start, 10);
     move_to(&operator, first);
     until("the first day to be billed", || match book().usage.len() {
         0 => Err("no line".to_owned()),
@@ -140,6 +140,7 @@ fn workers_are_billed_by_the_second_once() {
         count => Err(count.to_string()),
     });
     assert_eq!(book().usage.len(), lines, "a day that goes on is not billed");
+    move_to(&operator, second + jiff::SignedDuration::from_hours(1));
 
     // The rest is billed when the endpoint and its pods are gone.
     world.k("delete sep llm never bound");

@@ -1,13 +1,17 @@
 //! The ledger as the controllers use it: who leads it, what each contract has bought, what each account has.
 //!
 //! What is read is kept until this process writes: nobody else does, the ledger's fence sees to that. `standing` makes a contract's
-//! lease of its orders, `accounts` says how accounts and payments stand, `meter` knows what workers have used and `metering` bills it. What to buy, and when, is the contract's own business
-//! (`pool/order.rs`).
+//! lease of its orders, `accounts` says how accounts and payments stand; `meter` knows what workers have used, `metering` writes it down,
+//! `billing` makes lines of it. What to buy, and when, is the contract's own business (`pool/order.rs`).
 
 pub(super) mod accounts;
+mod billing;
 pub(super) mod meter;
 pub(super) mod metering;
 mod standing;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
