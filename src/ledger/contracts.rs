@@ -125,8 +125,30 @@ impl Work<'_> {
         }
     }
 
-    /// Closes a contract, unless it is closed.
+    /// All these contracts must be open.
+    pub(super) async fn open_contracts<'a>(
+        &mut self,
+        ids: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(), Error> {
+        let ids: BTreeSet<&str> = ids.into_iter().collect();
+        let found = self.contracts(ids.iter().copied()).await?;
+        for id in ids {
+            match found.get(id) {
+                None => return Err(Error::NoContract(id.to_owned())),
+                Some(it) if it.closed_at_ms.is_some() => return Err(Error::Closed(id.to_owned())),
+                Some(_) => (),
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes a contract, unless it is closed. All that was used by it must be billed.
     pub(super) async fn close_contract(&mut self, id: &str) -> Result<(), Error> {
+        let text =
+            "SELECT id FROM spans WHERE contract = $1 AND (until_ms IS NULL OR billed_ms < until_ms) LIMIT 1";
+        if !self.ask("spans", sqlx::query(text).bind(id)).await?.is_empty() {
+            return Err(Error::Unbilled(id.to_owned()));
+        }
         let text = "UPDATE contracts SET closed_at_ms = $1 WHERE id = $2 AND closed_at_ms IS NULL";
         let at = self.at().ms;
         self.write("contract", sqlx::query(text).bind(at).bind(id)).await

@@ -4,7 +4,8 @@
 //! `acme:voucher` (what we owe the customer acme), `bank:CNY` and `vouchers:CNY` (where it came from), `sales:CNY` (what we
 //! earned). A balance is credits − debits, so all of a currency together are zero. A price is held before we act and posted
 //! after, or voided; a hold and its end are two rows. Ids come from what is paid for, so a repeat is a no-op, and every
-//! transaction first moves the fence, so a leader whose term is over can't write.
+//! transaction first moves the fence, so a leader whose term is over can't write. Use is kept as spans, never as a row per second;
+//! what of a span is charged moves forward with the charge, in one transaction.
 //!
 //! Nothing here knows of Kubernetes or the time: an object is an opaque text, and `At` says when. What an order costs and
 //! whether it should be made is decided in `domain`. SQL that both engines share is written with `$1`; only the
@@ -18,6 +19,7 @@ mod lead;
 mod open;
 mod orders;
 mod read;
+mod spans;
 mod usage;
 mod verify;
 mod work;
@@ -32,6 +34,7 @@ pub use entry::{
     At, Balance, ChargeIn, Contract, Done, Held, Line, LineKind, OrderIn, OrderRow, OrderState, PaymentIn,
     RefundIn,
 };
+pub use spans::{Measured, PriceRow, SpanIn, SpanRow, UsageIn};
 pub use verify::{Differences, Report};
 
 /// A ledger in one database. Clones share its connections.
@@ -141,6 +144,9 @@ pub enum Error {
     /// The contract is closed.
     #[error("contract `{0}` is closed")]
     Closed(String),
+    /// What is used must be billed before the contract closes.
+    #[error("contract `{0}` has use that is not billed")]
+    Unbilled(String),
     /// The contract is another object's.
     #[error("contract `{contract}` is that of {object}")]
     OtherObject {

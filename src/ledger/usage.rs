@@ -15,34 +15,40 @@ impl Ledger {
             charge.check()?;
         }
         let mut work = Work::begin(self, at).await?;
-        work.known_contracts(charges.iter().map(|it| it.contract.as_str())).await?;
-        let ids: Vec<&str> = charges.iter().map(|it| it.id.as_str()).collect();
-        let legs: Vec<String> =
-            ids.iter().flat_map(|id| [format!("{id}/voucher"), format!("{id}/cash")]).collect();
-        let earlier = by_id(work.rows_by_id(&legs).await?);
-        if let Some(order) = work.holds(&ids).await?.first() {
-            return Err(Error::Taken(order.order_id.clone()));
-        }
-        let accounts =
-            charges.iter().flat_map(|it| [voucher(&it.account), cash(&it.account), sales(&it.currency)]);
-        work.read_balances(&accounts.collect()).await?;
-        let mut seen = BTreeSet::new();
-        let mut done = Vec::with_capacity(charges.len());
-        for (charge, legs) in charges.iter().zip(legs.chunks(2)) {
-            let there = legs.iter().find_map(|it| earlier.get(it));
-            if let Some(row) = there {
-                already(row, LineKind::Usage)?;
-            }
-            if there.is_some() || !seen.insert(&charge.id) {
-                done.push(Done::AlreadyThere);
-                continue;
-            }
-            enter(&mut work, charge)?;
-            done.push(Done::New);
-        }
+        let done = enter_all(&mut work, charges).await?;
         work.commit().await?;
         Ok(done)
     }
+}
+
+/// Enters all lines that are not there yet.
+pub(super) async fn enter_all(work: &mut Work<'_>, charges: &[ChargeIn]) -> Result<Vec<Done>, Error> {
+    work.known_contracts(charges.iter().map(|it| it.contract.as_str())).await?;
+    let ids: Vec<&str> = charges.iter().map(|it| it.id.as_str()).collect();
+    let legs: Vec<String> =
+        ids.iter().flat_map(|id| [format!("{id}/voucher"), format!("{id}/cash")]).collect();
+    let earlier = by_id(work.rows_by_id(&legs).await?);
+    if let Some(order) = work.holds(&ids).await?.first() {
+        return Err(Error::Taken(order.order_id.clone()));
+    }
+    let accounts =
+        charges.iter().flat_map(|it| [voucher(&it.account), cash(&it.account), sales(&it.currency)]);
+    work.read_balances(&accounts.collect()).await?;
+    let mut seen = BTreeSet::new();
+    let mut done = Vec::with_capacity(charges.len());
+    for (charge, legs) in charges.iter().zip(legs.chunks(2)) {
+        let there = legs.iter().find_map(|it| earlier.get(it));
+        if let Some(row) = there {
+            already(row, LineKind::Usage)?;
+        }
+        if there.is_some() || !seen.insert(&charge.id) {
+            done.push(Done::AlreadyThere);
+            continue;
+        }
+        enter(work, charge)?;
+        done.push(Done::New);
+    }
+    Ok(done)
 }
 
 /// One line: what vouchers cover, and the rest in cash. A line of zero leaves a row in cash.

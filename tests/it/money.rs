@@ -12,16 +12,16 @@ use crate::world::World;
 const TOKEN: &str = "a token of the tests";
 
 /// A world with a ledger of its own, and an account that pays in advance.
-struct Market {
-    world: World,
+pub struct Market {
+    pub world: World,
     /// Another one in each run: payments can't be deleted.
-    account: String,
-    ledger: PathBuf,
+    pub account: String,
+    pub ledger: PathBuf,
     token: PathBuf,
 }
 
 impl Market {
-    fn new(name: &'static str, nodes: usize) -> Market {
+    pub fn new(name: &'static str, nodes: usize) -> Market {
         let world = World::new(name, nodes);
         let ledger = scratch(&format!("{name}-ledger.db"));
         for file in ["", "-wal", "-shm"] {
@@ -38,7 +38,8 @@ impl Market {
         Market { world, account, ledger, token }
     }
 
-    fn operator(&self) -> Operator {
+    /// An operator that leads, with a clock that can be moved.
+    pub fn operator(&self) -> Operator {
         let arguments = vec!["--dev-clock".to_owned(), self.token.display().to_string()];
         let ledger = Some(self.ledger.clone());
         let operator = Operator::with(self.world.name, &Start { ledger, arguments, ..Start::default() });
@@ -47,7 +48,7 @@ impl Market {
     }
 
     /// Pays in.
-    fn pay(&self, name: &str, amount: &str, kind: &str) {
+    pub fn pay(&self, name: &str, amount: &str, kind: &str) {
         let account = &self.account;
         must_apply(&format!(
             "apiVersion: tenure.dev/v1alpha1\nkind: Payment\nmetadata: {{name: {account}-{name}}}\nspec: {{account: {account}, amount: \"{amount}\", kind: {kind}}}"
@@ -58,7 +59,8 @@ impl Market {
         field(&format!("account/{}", self.account), ".status.balance")
     }
 
-    fn until_balance(&self, balance: &str) {
+    /// Waits until the account has so much.
+    pub fn until_balance(&self, balance: &str) {
         until_field(&format!("account/{}", self.account), ".status.balance", balance);
     }
 
@@ -70,7 +72,7 @@ impl Market {
 }
 
 /// Moves the operator's clock.
-fn move_to(operator: &Operator, then: jiff::Timestamp) {
+pub fn move_to(operator: &Operator, then: jiff::Timestamp) {
     let answer = clock(operator, &["-X", "PUT", "--data", &then.to_string()], TOKEN);
     assert!(answer.contains(&then.strftime("%Y-%m-%dT%H:%M").to_string()), "{answer}");
 }
@@ -84,7 +86,7 @@ fn clock(operator: &Operator, words: &[&str], token: &str) -> String {
 }
 
 /// What the program says of a ledger.
-fn verify(ledger: &Path) -> String {
+pub fn verify(ledger: &Path) -> String {
     let url = format!("sqlite:{}", ledger.display());
     let output = Command::new(env!("CARGO_BIN_EXE_tenure"))
         .args(["ledger", "verify", "--ledger", &url])

@@ -6,11 +6,13 @@
 
 mod awaited;
 mod budget;
+mod metered;
 mod report;
 mod scaling;
 mod starts;
 
 pub(super) use awaited::Awaited;
+pub(super) use metered::alive;
 pub(super) use scaling::route;
 pub(super) use starts::Starts;
 
@@ -393,6 +395,8 @@ struct Pass {
 /// One pass over an endpoint.
 pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Result<Done, Error> {
     let caches = &context.caches;
+    // Before any of them is let go.
+    metered::observe(context, contract);
     let Some(endpoint) = caches.endpoints.get(&contract.namespace, &contract.name) else {
         context.link.scale.forget(&scaling::key(contract));
         context.count_workers(contract, None);
@@ -671,6 +675,10 @@ pub(super) async fn release_ended(context: &Context, contract: &ContractRef) -> 
             if let Some(node) = node
                 && context.cluster.has_node(node).await.map_err(Error::Apply)?
             {
+                continue;
+            }
+            // With its finalizer its end would be lost. What is written then makes another pass.
+            if contract.kind == Kind::Endpoint && !metered::may_go(context, contract, &pod) {
                 continue;
             }
             context

@@ -52,11 +52,18 @@ impl Money {
     ) -> Result<Summary, Error> {
         let name = account.name_any();
         let month_began = month_began(now);
+        // What is read is kept, what is used meanwhile comes on top.
+        let currency = &account.spec.currency;
+        let accrued = self.accrued(&name, currency).0;
+        let with_use = |it: Summary| Summary {
+            balance: money::Money(it.balance.0.saturating_sub(accrued)),
+            this_month: money::Money(it.this_month.0.saturating_add(accrued)),
+            ..it
+        };
         let known = self.accounts.lock().unwrap_or_else(PoisonError::into_inner).get(&name).cloned();
         if let Some(known) = known.filter(|it| it.month_began == month_began) {
-            return Ok(known);
+            return Ok(with_use(known));
         }
-        let currency = &account.spec.currency;
         let balance = self.ledger()?.balance(&name, currency).await?;
         let billed = self.ledger()?.billed(&name, currency, month_began.as_millisecond()).await?;
         let summary = Summary {
@@ -65,7 +72,7 @@ impl Money {
             month_began,
         };
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner).insert(name, summary.clone());
-        Ok(summary)
+        Ok(with_use(summary))
     }
 
     /// Counts a payment: once per name, for ever. True when it was news.

@@ -1,11 +1,17 @@
 //! The ledger as the controllers use it: who leads it, what each contract has bought, what each account has.
 //!
 //! What is read is kept until this process writes: nobody else does, the ledger's fence sees to that. `standing` makes a contract's
-//! lease of its orders, `accounts` says how accounts and payments stand. What to buy, and when, is the contract's own business
-//! (`pool/order.rs`).
+//! lease of its orders, `accounts` says how accounts and payments stand; `meter` knows what workers have used, `metering` writes it down,
+//! `billing` makes lines of it. What to buy, and when, is the contract's own business (`pool/order.rs`).
 
 pub(super) mod accounts;
+mod billing;
+pub(super) mod meter;
+pub(super) mod metering;
 mod standing;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -34,6 +40,8 @@ pub struct Money {
     accounts: Mutex<HashMap<String, accounts::Summary>>,
     /// Has anything been written since it was last asked?
     changed: AtomicBool,
+    /// What is metered.
+    pub(super) meter: meter::Meter,
     /// Somebody else leads the ledger: nothing may be done any more.
     pub fenced: CancellationToken,
 }
@@ -44,7 +52,12 @@ impl Money {
         let ledger = Ledger::open(url).await?;
         let epoch = ledger.lead().await?;
         self.epoch.store(epoch, Ordering::Relaxed);
-        for contract in ledger.contracts().await? {
+        let contracts = ledger.contracts().await?;
+        let (spans, billed) = (ledger.unbilled_spans().await?, ledger.billed_until().await?);
+        self.meter.load(&contracts, spans, &billed, ledger.prices().await?);
+        self.meter.sum_up();
+        // An endpoint orders nothing.
+        for contract in contracts.into_iter().filter(|it| !meter::is_endpoint(&it.object)) {
             let uid = contract.uid.clone();
             match Standing::read(&ledger, contract).await {
                 Ok(standing) => drop(self.standings().insert(uid, Arc::new(standing))),

@@ -381,14 +381,15 @@ async fn hold(
         from: is_dated.then_some(order.period.start),
         to: is_dated.then_some(order.period.end),
     };
+    let (account, currency) = (offer.account.name_any(), offer.currency.code());
     let wanted = OrderIn {
         id: format!("{}/{}", standing.contract.id, order.purpose.id()),
         contract: standing.contract.id.clone(),
-        account: offer.account.name_any(),
-        currency: offer.currency.code().to_owned(),
+        accrued: context.money.accrued(&account, currency).0.max(0),
+        account,
+        currency: currency.to_owned(),
         price: order.price.0,
         least: offer.least()?,
-        accrued: 0,
         detail: serde_json::to_string(&detail).unwrap_or_default(),
     };
     match context.money.hold(standing, &wanted, now).await {
