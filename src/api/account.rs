@@ -116,13 +116,13 @@ pub struct AccountStatus {
     /// The generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// What is there to spend, without credit: posted, less what is held for orders. Only of one that is prepaid.
+    /// What is there to spend, without credit: posted, less what is held for orders and what workers have used so far. Only of one that is prepaid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balance: Option<String>,
     /// Is the balance below what the credit limit allows?
     #[serde(default)]
     pub arrears: bool,
-    /// What was billed in this month (UTC) so far.
+    /// What was billed in this month (UTC) so far, and what workers have used that is not billed yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub this_month: Option<String>,
     /// Ready.

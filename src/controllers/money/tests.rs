@@ -25,9 +25,16 @@ struct Pod {
     vanished: bool,
     /// Let go, or vanished.
     gone: bool,
-    /// Does the leader know that it was ready, and does the ledger?
-    seen: bool,
-    written: bool,
+    known: KnownTo,
+}
+
+/// Who knows that a worker was ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum KnownTo {
+    Nobody,
+    /// Lost with the leader.
+    Leader,
+    Ledger,
 }
 
 /// An endpoint, its workers, and who leads.
@@ -75,15 +82,17 @@ impl World {
         let url = format!("sqlite:{}", self.folder.join("ledger.db").display());
         self.money.lead(&url, self.now).await.unwrap();
         for pod in &mut self.pods {
-            pod.seen &= pod.written;
+            if pod.known == KnownTo::Leader {
+                pod.known = KnownTo::Nobody;
+            }
         }
     }
 
     fn start(&mut self) {
         let uid = format!("pod-{:03}", self.pods.len());
         let ready_since = whole_second(self.now);
-        let (vanished, gone, seen, written) = (false, false, false, false);
-        self.pods.push(Pod { uid, ready_since, ended_at: None, vanished, gone, seen, written });
+        let known = KnownTo::Nobody;
+        self.pods.push(Pod { uid, ready_since, ended_at: None, vanished: false, gone: false, known });
     }
 
     /// A pass.
@@ -96,7 +105,9 @@ impl World {
         };
         let mut all = Vec::new();
         for pod in self.pods.iter_mut().filter(|it| !it.gone) {
-            pod.seen |= pod.ended_at.is_none();
+            if pod.ended_at.is_none() {
+                pod.known = pod.known.max(KnownTo::Leader);
+            }
             let life = match pod.ended_at {
                 None => Life::Up { ready_since: Some(pod.ready_since) },
                 ended_at => Life::Down { ended_at },
@@ -116,7 +127,9 @@ impl World {
         let alive = running.filter(|(_, pod)| confirms && lives(pod)).map(|(id, _)| id).collect();
         self.money.write_usage(alive, self.now).await.unwrap();
         for pod in &mut self.pods {
-            pod.written |= pod.seen;
+            if pod.known == KnownTo::Leader {
+                pod.known = KnownTo::Ledger;
+            }
         }
     }
 
@@ -309,7 +322,7 @@ async fn live(events: &[Event]) {
     for pod in &world.pods {
         let of: Vec<_> =
             spans.iter().filter(|it| it.begun.id.starts_with(&format!("{}/", pod.uid))).collect();
-        if !pod.seen && of.is_empty() {
+        if pod.known == KnownTo::Nobody && of.is_empty() {
             continue;
         }
         assert_eq!(of.len(), 1, "{pod:?}: {of:?}");
