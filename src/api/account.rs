@@ -25,6 +25,7 @@ use super::rules;
     printcolumn(name = "Arrears", type_ = "boolean", json_path = ".status.arrears"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("!(self.metadata.name in ['bank', 'sales', 'vouchers'])").message("bank, sales and vouchers are accounts of the ledger itself: choose another name"),
     validation = Rule::new("size(self.metadata.name) <= 63").message("the name must have at most 63 characters: namespaces carry it as a label")
 )]
 #[serde(rename_all = "camelCase")]

@@ -15,6 +15,7 @@ mod billed;
 mod book;
 mod contracts;
 mod entry;
+mod known;
 mod lead;
 mod open;
 mod orders;
@@ -34,6 +35,7 @@ pub use entry::{
     At, Balance, ChargeIn, Contract, Done, Held, Line, LineKind, OrderIn, OrderRow, OrderState, PaymentIn,
     RefundIn,
 };
+pub use known::Counted;
 pub use spans::{Measured, PriceRow, SpanIn, SpanRow, UsageIn};
 pub use verify::{Differences, Report};
 

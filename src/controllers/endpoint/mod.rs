@@ -128,7 +128,8 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
             node_selector: BTreeMap::new(),
             short,
             elastic: false,
-            open: true,
+            // What is being left runs to its end, and no further.
+            open: !is_leaving(&*pool),
             spare: (left.cards / count(endpoint.spec.workers.gpus).max(1))
                 .min(left.disk_gb / count(on.disk_gb).max(1)),
         });

@@ -14,7 +14,7 @@ mod standing;
 mod tests;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use jiff::Timestamp;
@@ -24,7 +24,7 @@ pub(super) use standing::{Detail, Held, Standing};
 
 use super::facts::Problem;
 use crate::api::condition::Reason;
-use crate::ledger::{At, Error, Ledger, OrderIn, RefundIn};
+use crate::ledger::{At, Counted, Error, Ledger, OrderIn, RefundIn};
 
 /// The ledger, and what is known of it.
 #[derive(Default)]
@@ -34,10 +34,14 @@ pub struct Money {
     epoch: AtomicI64,
     /// Contracts by the UID of their object.
     standings: Mutex<HashMap<String, Arc<Standing>>>,
+    /// UIDs of objects of whose contract a write may or may not have come through: it is read before anything else.
+    doubtful: Mutex<HashSet<String>>,
     /// Payments that are counted, by name.
-    counted: Mutex<HashSet<String>>,
+    counted: Mutex<HashMap<String, Counted>>,
     /// How accounts stand, until the next write.
     accounts: Mutex<HashMap<String, accounts::Summary>>,
+    /// How many writes there were: what was read before one is not kept after it.
+    writes: AtomicU64,
     /// Has anything been written since it was last asked?
     changed: AtomicBool,
     /// What is metered.
@@ -52,6 +56,8 @@ impl Money {
         let ledger = Ledger::open(url).await?;
         let epoch = ledger.lead().await?;
         self.epoch.store(epoch, Ordering::Relaxed);
+        let counted = ledger.payments().await?.into_iter().map(|it| (it.name.clone(), it)).collect();
+        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = counted;
         let contracts = ledger.contracts().await?;
         let (spans, billed) = (ledger.unbilled_spans().await?, ledger.billed_until().await?);
         self.meter.load(&contracts, spans, &billed, ledger.prices().await?);
@@ -81,17 +87,37 @@ impl Money {
         self.changed.swap(false, Ordering::Relaxed)
     }
 
+    /// Is it unknown whether the last write for this contract came through?
+    pub(super) fn is_doubtful(&self, uid: &str) -> bool {
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner).contains(uid)
+    }
+
+    /// Reads a contract anew.
+    pub(super) async fn refresh(&self, standing: &Standing) -> Result<Arc<Standing>, Error> {
+        self.keep(Standing::read(self.ledger()?, standing.contract.clone()).await?);
+        let uid = &standing.contract.uid;
+        self.standing(Some(uid)).ok_or_else(|| Error::NoContract(standing.contract.id.clone()))
+    }
+
+    /// Has the object had a contract that is closed by now?
+    pub(super) async fn is_closed(&self, uid: &str) -> Result<bool, Error> {
+        let contract = self.ledger()?.contract_of(uid).await?;
+        Ok(contract.is_some_and(|it| it.closed_at_ms.is_some()))
+    }
+
     /// Opens the contract of an object. One that was restored from a backup names its former contract, and takes it over when
-    /// that is still open and of the same object.
+    /// that is still open and of the same object. False when there is nothing to take over, and the object `must_adopt` because
+    /// it has been bought.
     pub(super) async fn open(
         &self,
         former: Option<&str>,
+        must_adopt: bool,
         object: &str,
         uid: &str,
         now: Timestamp,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         if self.standing(Some(uid)).is_some() {
-            return Ok(());
+            return Ok(true);
         }
         let at = self.at(now);
         let own = contract_id(uid);
@@ -109,6 +135,7 @@ impl Money {
                 self.standings().retain(|_, it| it.contract.id != contract.id);
                 contract
             }
+            None if must_adopt => return Ok(false),
             None => self.ledger()?.open_contract(at, &own, object, uid).await.map_err(|it| self.seen(it))?,
         };
         // One that was adopted, or opened by who led before, may have orders.
@@ -118,7 +145,7 @@ impl Money {
             Standing::new(contract)
         };
         self.keep(standing);
-        Ok(())
+        Ok(true)
     }
 
     /// Holds the price of an order.
@@ -128,22 +155,28 @@ impl Money {
         order: &OrderIn,
         now: Timestamp,
     ) -> Result<(), Error> {
-        let held = self.sure(standing, self.ledger()?.hold(self.at(now), order).await).await?;
+        let mut write = self.begin(standing);
+        let held = self.sure(&mut write, standing, self.ledger()?.hold(self.at(now), order).await).await?;
         self.keep(standing.with(held.order)?);
+        write.is_known = true;
         Ok(())
     }
 
     /// Pays an order whose price is held.
     pub(super) async fn post(&self, standing: &Standing, order: &str, now: Timestamp) -> Result<(), Error> {
-        let posted = self.sure(standing, self.ledger()?.post(self.at(now), order).await).await?;
+        let mut write = self.begin(standing);
+        let posted = self.sure(&mut write, standing, self.ledger()?.post(self.at(now), order).await).await?;
         self.keep(standing.with(posted.order)?);
+        write.is_known = true;
         Ok(())
     }
 
     /// Gives up an order whose price is held.
     pub(super) async fn void(&self, standing: &Standing, order: &str, now: Timestamp) -> Result<(), Error> {
-        self.sure(standing, self.ledger()?.void(self.at(now), order).await).await?;
+        let mut write = self.begin(standing);
+        self.sure(&mut write, standing, self.ledger()?.void(self.at(now), order).await).await?;
         self.keep(standing.without(order));
+        write.is_known = true;
         Ok(())
     }
 
@@ -166,24 +199,34 @@ impl Money {
         Ok(())
     }
 
-    /// After a failure nobody knows whether it was written: the contract is read anew.
-    async fn sure<T>(&self, standing: &Standing, done: Result<T, Error>) -> Result<T, Error> {
-        if let Err(error) = &done
-            && !matches!(error, Error::NotEnough { .. })
-            && let Ok(fresh) = Standing::read(self.ledger()?, standing.contract.clone()).await
-        {
-            self.keep(fresh);
+    fn begin(&self, standing: &Standing) -> Write<'_> {
+        Write { money: self, uid: standing.contract.uid.clone(), is_known: false }
+    }
+
+    /// After a failure nobody knows whether it was written: the contract is read anew, now or before its next step.
+    async fn sure<T>(
+        &self,
+        write: &mut Write<'_>,
+        standing: &Standing,
+        done: Result<T, Error>,
+    ) -> Result<T, Error> {
+        match &done {
+            Ok(_) => (),
+            Err(Error::NotEnough { .. }) => write.is_known = true,
+            Err(_) => write.is_known = self.refresh(standing).await.is_ok(),
         }
         done.map_err(|it| self.seen(it))
     }
 
     fn keep(&self, standing: Standing) {
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner).remove(&standing.contract.uid);
         self.standings().insert(standing.contract.uid.clone(), Arc::new(standing));
         self.touched();
     }
 
     /// Accounts stand otherwise now.
     fn touched(&self) {
+        self.writes.fetch_add(1, Ordering::Relaxed);
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.changed.store(true, Ordering::Relaxed);
     }
@@ -207,6 +250,22 @@ impl Money {
 
     fn standings(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Standing>>> {
         self.standings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A write for a contract. While it is not known how it ended, and it may be dropped half-way, the contract is in doubt.
+struct Write<'m> {
+    money: &'m Money,
+    uid: String,
+    is_known: bool,
+}
+
+impl Drop for Write<'_> {
+    fn drop(&mut self) {
+        if !self.is_known {
+            let uid = std::mem::take(&mut self.uid);
+            self.money.doubtful.lock().unwrap_or_else(PoisonError::into_inner).insert(uid);
+        }
     }
 }
 
