@@ -25,7 +25,9 @@ pub(super) fn advance_to(then: Timestamp) -> bool {
     let ahead = then.duration_since(now());
     let forward = ahead.is_positive();
     if forward {
-        AHEAD_MS.fetch_add(i64::try_from(ahead.as_millis()).unwrap_or(i64::MAX), Ordering::Relaxed);
+        // Rounded up: what is due then is due.
+        let ahead_ms = i64::try_from(ahead.as_millis()).unwrap_or(i64::MAX).saturating_add(1);
+        AHEAD_MS.fetch_add(ahead_ms, Ordering::Relaxed);
     }
     forward
 }
