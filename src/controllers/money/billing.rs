@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::json;
 
-use super::meter::{Contract, Known, Meter, Metered, Name, Terms, object_of};
+use super::known::{Contract, Known, Metered, Name, Terms};
+use super::meter::{Meter, object_of};
 use super::{Money, contract_id};
 use crate::domain::money;
 use crate::domain::money::metering::{billable_until, closed_until, spans};

@@ -1,11 +1,12 @@
 //! The ledger as the controllers use it: who leads it, what each contract has bought, what each account has.
 //!
 //! What is read is kept until this process writes: nobody else does, the ledger's fence sees to that. `standing` makes a contract's
-//! lease of its orders, `accounts` says how accounts and payments stand; `meter` knows what workers have used, `metering` writes it down,
+//! lease of its orders, `accounts` says how accounts and payments stand; `meter` and `known` keep what workers have used, `metering` writes it down,
 //! `billing` makes lines of it. What to buy, and when, is the contract's own business (`pool/order.rs`).
 
 pub(super) mod accounts;
 mod billing;
+mod known;
 pub(super) mod meter;
 pub(super) mod metering;
 mod standing;
