@@ -2,7 +2,6 @@
 //! replays use just this.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use ring::digest::{Context, SHA256};
 
@@ -153,11 +152,8 @@ impl Row {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        write!(text, "{byte:02x}").expect("a String takes all that is written to it");
-    }
-    text
+    let digit = |it: u8| char::from(b"0123456789abcdef"[usize::from(it & 15)]);
+    bytes.iter().flat_map(|it| [digit(it >> 4), digit(*it)]).collect()
 }
 
 /// Balances by account and currency.

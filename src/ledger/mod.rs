@@ -17,6 +17,7 @@ mod lead;
 mod open;
 mod orders;
 mod read;
+mod statement;
 mod usage;
 mod verify;
 mod work;

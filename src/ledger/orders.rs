@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::book::{Kind, Row, bank, cash, sales, voucher, vouchers};
-use super::work::{Entry, Work};
+use super::contracts::{all_known, contracts_by_id, must_be_open};
+use super::work::{Entry, Work, balances_of, holds, rows, rows_by_id};
 use super::{
     At, Done, Error, Held, Ledger, LineKind, OrderIn, OrderRow, OrderState, PaymentIn, RefundIn, entry,
 };
@@ -13,19 +14,21 @@ impl Ledger {
     pub async fn pay(&self, at: At, payment: &PaymentIn) -> Result<Done, Error> {
         payment.check()?;
         let id = format!("payment/{}", payment.name);
-        let mut work = Work::begin(self, at).await?;
-        if let Some(row) = work.rows_by_id(std::slice::from_ref(&id)).await?.first() {
-            already(row, LineKind::Payment)?;
-            work.commit().await?;
-            return Ok(Done::AlreadyThere);
-        }
         let currency = &payment.currency;
         let (debit, credit) = if payment.voucher {
             (vouchers(currency), voucher(&payment.account))
         } else {
             (bank(currency), cash(&payment.account))
         };
-        work.read_balances(&BTreeSet::from([debit.clone(), credit.clone()])).await?;
+        let accounts = BTreeSet::from([debit.clone(), credit.clone()]);
+        let questions = [rows_by_id(std::slice::from_ref(&id)), balances_of(&accounts)];
+        let (mut work, [earlier, balances]) = Work::begin(self, at, questions).await?;
+        if let Some(row) = rows(&earlier)?.first() {
+            already(row, LineKind::Payment)?;
+            work.commit().await?;
+            return Ok(Done::AlreadyThere);
+        }
+        work.know(&balances)?;
         let detail = serde_json::json!({"reference": payment.reference}).to_string();
         work.enter(Entry {
             id: id.clone(),
@@ -47,20 +50,23 @@ impl Ledger {
     /// is returned as it is.
     pub async fn hold(&self, at: At, order: &OrderIn) -> Result<Held, Error> {
         order.check()?;
-        let mut work = Work::begin(self, at).await?;
-        let rows = work.holds(&[&order.id]).await?;
-        let attempts = attempts(&rows);
+        let contract = BTreeSet::from([order.contract.as_str()]);
+        let others = [order.id.clone(), format!("{}/voucher", order.id), format!("{}/cash", order.id)];
+        let accounts =
+            BTreeSet::from([voucher(&order.account), cash(&order.account), sales(&order.currency)]);
+        let questions =
+            [holds(&[&order.id]), contracts_by_id(&contract), rows_by_id(&others), balances_of(&accounts)];
+        let (mut work, [earlier, known, others, balances]) = Work::begin(self, at, questions).await?;
+        let attempts = attempts(&rows(&earlier)?);
         if let Some(standing) = attempts.iter().find(|it| it.state != OrderState::Voided) {
             work.commit().await?;
             return Ok(Held { done: Done::AlreadyThere, order: standing.clone() });
         }
-        work.open_contract(&order.contract).await?;
-        let others = [order.id.clone(), format!("{}/voucher", order.id), format!("{}/cash", order.id)];
-        if !work.rows_by_id(&others).await?.is_empty() {
+        must_be_open(&order.contract, &known)?;
+        if !others.is_empty() {
             return Err(Error::Taken(order.id.clone()));
         }
-        let accounts = [voucher(&order.account), cash(&order.account), sales(&order.currency)];
-        work.read_balances(&BTreeSet::from(accounts)).await?;
+        work.know(&balances)?;
         let held = price(&work, order, u32::try_from(attempts.len()).unwrap_or(u32::MAX), at)?;
         for (leg, debit, amount) in
             [("voucher", voucher(&order.account), held.voucher), ("cash", cash(&order.account), held.cash)]
@@ -89,8 +95,8 @@ impl Ledger {
     /// The order is fulfilled: what is held for it becomes ours. One that is posted already is returned as it is.
     pub async fn post(&self, at: At, order_id: &str) -> Result<Held, Error> {
         entry::check_text("order", order_id)?;
-        let mut work = Work::begin(self, at).await?;
-        let rows = work.holds(&[order_id]).await?;
+        let (mut work, [rows]) = Work::begin(self, at, [holds(&[order_id])]).await?;
+        let rows = self::rows(&rows)?;
         let standing = attempts(&rows).into_iter().find(|it| it.state != OrderState::Voided);
         let Some(mut order) = standing else { return Err(Error::NoHold(order_id.to_owned())) };
         if order.state == OrderState::Posted {
@@ -106,8 +112,8 @@ impl Ledger {
     /// The order is given up: nothing is held for it any more. That it was given up already, or never held, is as good.
     pub async fn void(&self, at: At, order_id: &str) -> Result<(), Error> {
         entry::check_text("order", order_id)?;
-        let mut work = Work::begin(self, at).await?;
-        let rows = work.holds(&[order_id]).await?;
+        let (mut work, [rows]) = Work::begin(self, at, [holds(&[order_id])]).await?;
+        let rows = self::rows(&rows)?;
         if let Some(order) = attempts(&rows).into_iter().find(|it| it.state != OrderState::Voided) {
             if order.state == OrderState::Posted {
                 return Err(Error::Posted(order_id.to_owned()));
@@ -121,19 +127,27 @@ impl Ledger {
     pub async fn refund(&self, at: At, refund: &RefundIn) -> Result<Done, Error> {
         refund.check()?;
         let id = format!("{}/cash", refund.id);
-        let mut work = Work::begin(self, at).await?;
-        work.known_contracts([refund.contract.as_str()]).await?;
-        let done = if let Some(row) = work.rows_by_id(std::slice::from_ref(&id)).await?.first() {
+        let contract = BTreeSet::from([refund.contract.as_str()]);
+        let (debit, credit) = (sales(&refund.currency), cash(&refund.account));
+        let accounts = BTreeSet::from([debit.clone(), credit.clone()]);
+        let questions = [
+            contracts_by_id(&contract),
+            rows_by_id(std::slice::from_ref(&id)),
+            holds(&[&refund.id]),
+            balances_of(&accounts),
+        ];
+        let (mut work, [known, earlier, orders, balances]) = Work::begin(self, at, questions).await?;
+        all_known(&contract, &known)?;
+        let done = if let Some(row) = rows(&earlier)?.first() {
             already(row, LineKind::Refund)?;
             Done::AlreadyThere
         } else {
-            if !work.holds(&[&refund.id]).await?.is_empty() {
+            if !orders.is_empty() {
                 return Err(Error::Taken(refund.id.clone()));
             }
-            let (debit, credit) = (sales(&refund.currency), cash(&refund.account));
-            work.read_balances(&BTreeSet::from([debit.clone(), credit.clone()])).await?;
+            work.know(&balances)?;
             work.enter(Entry {
-                id,
+                id: id.clone(),
                 kind: Kind::Transfer,
                 of: None,
                 order_id: &refund.id,

@@ -1,10 +1,11 @@
 //! Usage lines, many in one transaction.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::book::{Kind, cash, sales, voucher};
+use super::book::{Kind, Row, cash, sales, voucher};
 use super::orders::already;
-use super::work::{Entry, Work, by_id};
+use super::contracts::{all_known, contracts_by_id};
+use super::work::{Entry, Work, balances_of, holds, rows, rows_by_id};
 use super::{At, ChargeIn, Done, Error, Ledger, LineKind};
 
 impl Ledger {
@@ -14,18 +15,23 @@ impl Ledger {
         for charge in charges {
             charge.check()?;
         }
-        let mut work = Work::begin(self, at).await?;
-        work.known_contracts(charges.iter().map(|it| it.contract.as_str())).await?;
         let ids: Vec<&str> = charges.iter().map(|it| it.id.as_str()).collect();
         let legs: Vec<String> =
             ids.iter().flat_map(|id| [format!("{id}/voucher"), format!("{id}/cash")]).collect();
-        let earlier = by_id(work.rows_by_id(&legs).await?);
-        if let Some(order) = work.holds(&ids).await?.first() {
-            return Err(Error::Taken(order.order_id.clone()));
-        }
+        let contracts: BTreeSet<&str> = charges.iter().map(|it| it.contract.as_str()).collect();
         let accounts =
             charges.iter().flat_map(|it| [voucher(&it.account), cash(&it.account), sales(&it.currency)]);
-        work.read_balances(&accounts.collect()).await?;
+        let accounts = accounts.collect();
+        let questions =
+            [contracts_by_id(&contracts), rows_by_id(&legs), holds(&ids), balances_of(&accounts)];
+        let (mut work, [known, earlier, orders, balances]) = Work::begin(self, at, questions).await?;
+        all_known(&contracts, &known)?;
+        let earlier: BTreeMap<String, Row> =
+            rows(&earlier)?.into_iter().map(|it| (it.id.clone(), it)).collect();
+        if let Some(order) = rows(&orders)?.first() {
+            return Err(Error::Taken(order.order_id.clone()));
+        }
+        work.know(&balances)?;
         let mut seen = BTreeSet::new();
         let mut done = Vec::with_capacity(charges.len());
         for (charge, legs) in charges.iter().zip(legs.chunks(2)) {
