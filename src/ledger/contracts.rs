@@ -111,7 +111,8 @@ pub(super) fn must_be_open(id: &str, found: &[AnyRow]) -> Result<Contract, Error
 
 /// All these contracts must be among those that `contracts_by_id` found; they may be closed.
 pub(super) fn all_known(ids: &BTreeSet<&str>, found: &[AnyRow]) -> Result<(), Error> {
-    let found: BTreeSet<String> = found.iter().map(|it| Ok(contract(it)?.id)).collect::<Result<_, Error>>()?;
+    let found: BTreeSet<String> =
+        found.iter().map(|it| Ok(contract(it)?.id)).collect::<Result<_, Error>>()?;
     match ids.iter().find(|it| !found.contains(**it)) {
         Some(missing) => Err(Error::NoContract((*missing).to_owned())),
         None => Ok(()),

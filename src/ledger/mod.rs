@@ -17,6 +17,7 @@ mod lead;
 mod open;
 mod orders;
 mod read;
+mod replay;
 mod statement;
 mod usage;
 mod verify;
@@ -184,6 +185,19 @@ impl Ledger {
     #[cfg(test)]
     fn step(&self) -> Result<(), sqlx::Error> {
         self.failpoint.step()
+    }
+
+    /// Whether statements may go to the engine together. Tests that end the process want to do so between any two.
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests say no here")]
+    fn together(&self) -> bool {
+        true
+    }
+
+    /// Whether statements may go to the engine together.
+    #[cfg(test)]
+    fn together(&self) -> bool {
+        self.failpoint.together()
     }
 
     /// Ends all connections; for an orderly shutdown.

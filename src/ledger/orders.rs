@@ -199,19 +199,20 @@ fn price(work: &Work<'_>, order: &OrderIn, attempt: u32, at: At) -> Result<Order
 }
 
 /// Ends all legs of an attempt.
-async fn end(work: &mut Work<'_>, rows: &[Row], attempt: u32, kind: Kind) -> Result<(), Error> {
-    let legs: Vec<&Row> = rows.iter().filter(|it| it.kind == Kind::Hold && it.attempt() == attempt).collect();
-    let accounts = legs.iter().flat_map(|it| [it.debit.clone(), it.credit.clone()]).collect();
+async fn end(work: &mut Work<'_>, rows: &[Row<'_>], attempt: u32, kind: Kind) -> Result<(), Error> {
+    let legs: Vec<&Row<'_>> =
+        rows.iter().filter(|it| it.kind == Kind::Hold && it.attempt() == attempt).collect();
+    let accounts = legs.iter().flat_map(|it| [it.debit.to_string(), it.credit.to_string()]).collect();
     work.read_balances(&accounts).await?;
     for leg in legs {
         work.enter(Entry {
             id: format!("{}/{}", leg.id, kind.word()),
             kind,
-            of: Some(leg.id.clone()),
+            of: Some(leg.id.to_string()),
             order_id: &leg.order_id,
             contract: leg.contract.as_deref(),
-            debit: leg.debit.clone(),
-            credit: leg.credit.clone(),
+            debit: leg.debit.to_string(),
+            credit: leg.credit.to_string(),
             amount: leg.amount,
             currency: &leg.currency,
             detail: &leg.detail,
@@ -221,12 +222,12 @@ async fn end(work: &mut Work<'_>, rows: &[Row], attempt: u32, kind: Kind) -> Res
 }
 
 /// Whether a row that has an id is what the id stands for.
-pub(super) fn already(row: &Row, purpose: LineKind) -> Result<(), Error> {
-    if row.purpose() == purpose { Ok(()) } else { Err(Error::Taken(row.order_id.clone())) }
+pub(super) fn already(row: &Row<'_>, purpose: LineKind) -> Result<(), Error> {
+    if row.purpose() == purpose { Ok(()) } else { Err(Error::Taken(row.order_id.to_string())) }
 }
 
 /// The attempts at orders, from the rows of their holds, in the order in which they were posted, or held if they weren't.
-pub(super) fn attempts(rows: &[Row]) -> Vec<OrderRow> {
+pub(super) fn attempts(rows: &[Row<'_>]) -> Vec<OrderRow> {
     let mut orders: Vec<(i64, OrderRow)> = Vec::new();
     for row in rows {
         let attempt = row.attempt();
@@ -234,18 +235,18 @@ pub(super) fn attempts(rows: &[Row]) -> Vec<OrderRow> {
         let place = place.unwrap_or_else(|| {
             let (account, _) = row.customer();
             let order = OrderRow {
-                id: row.order_id.clone(),
+                id: row.order_id.to_string(),
                 attempt,
                 state: OrderState::Held,
-                contract: row.contract.clone().unwrap_or_default(),
+                contract: row.contract.as_deref().unwrap_or_default().to_owned(),
                 account: account.to_owned(),
-                currency: row.currency.clone(),
+                currency: row.currency.to_string(),
                 price: 0,
                 cash: 0,
                 voucher: 0,
                 held_at_ms: row.at_ms,
                 posted_at_ms: None,
-                detail: row.detail.clone(),
+                detail: row.detail.to_string(),
             };
             orders.push((row.seq, order));
             orders.len() - 1

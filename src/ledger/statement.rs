@@ -1,5 +1,7 @@
 //! Statements of a write transaction: a text for both engines, its values, and how several go to the engine at once.
 
+use std::fmt::Write;
+
 use futures::TryStreamExt;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Either, Executor as _};
@@ -62,14 +64,14 @@ pub(super) fn places(rows: usize, columns: usize) -> String {
 const VALUES_PER_MESSAGE: usize = 1_400;
 
 /// Statements as they go to the engine. SQLite takes several in one text: its connection is a thread of its own, and to send it
-/// something and wait for the answer costs more than most statements. PostgreSQL takes one at a time.
-pub(super) fn messages(engine: Engine, statements: Vec<Statement<'_>>) -> Vec<Message<'_>> {
+/// something and wait for the answer costs more than most statements. PostgreSQL takes one at a time, and so does whoever does not
+/// want them together.
+pub(super) fn messages(engine: Engine, together: bool, statements: Vec<Statement<'_>>) -> Vec<Message<'_>> {
+    let together = together && engine == Engine::Sqlite;
     let mut messages: Vec<Message<'_>> = Vec::new();
     for Statement { text, values } in statements {
         match messages.last_mut() {
-            Some(last)
-                if engine == Engine::Sqlite && last.values.len() + values.len() <= VALUES_PER_MESSAGE =>
-            {
+            Some(last) if together && last.values.len() + values.len() <= VALUES_PER_MESSAGE => {
                 last.text.push_str("; ");
                 last.text.push_str(&text);
                 last.values.extend(values);
@@ -92,8 +94,7 @@ fn numbered(text: &str) -> String {
     let mut parts = text.split('?');
     let mut numbered = parts.next().unwrap_or_default().to_owned();
     for (place, part) in parts.enumerate() {
-        numbered.push_str(&format!("${}", place + 1));
-        numbered.push_str(part);
+        write!(numbered, "${}{part}", place + 1).expect("a String takes all that is written to it");
     }
     numbered
 }

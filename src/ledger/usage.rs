@@ -1,10 +1,11 @@
 //! Usage lines, many in one transaction.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::book::{Kind, Row, cash, sales, voucher};
-use super::orders::already;
 use super::contracts::{all_known, contracts_by_id};
+use super::orders::already;
 use super::work::{Entry, Work, balances_of, holds, rows, rows_by_id};
 use super::{At, ChargeIn, Done, Error, Ledger, LineKind};
 
@@ -22,20 +23,19 @@ impl Ledger {
         let accounts =
             charges.iter().flat_map(|it| [voucher(&it.account), cash(&it.account), sales(&it.currency)]);
         let accounts = accounts.collect();
-        let questions =
-            [contracts_by_id(&contracts), rows_by_id(&legs), holds(&ids), balances_of(&accounts)];
+        let questions = [contracts_by_id(&contracts), rows_by_id(&legs), holds(&ids), balances_of(&accounts)];
         let (mut work, [known, earlier, orders, balances]) = Work::begin(self, at, questions).await?;
         all_known(&contracts, &known)?;
-        let earlier: BTreeMap<String, Row> =
+        let earlier: BTreeMap<Cow<'_, str>, Row<'_>> =
             rows(&earlier)?.into_iter().map(|it| (it.id.clone(), it)).collect();
         if let Some(order) = rows(&orders)?.first() {
-            return Err(Error::Taken(order.order_id.clone()));
+            return Err(Error::Taken(order.order_id.to_string()));
         }
         work.know(&balances)?;
         let mut seen = BTreeSet::new();
         let mut done = Vec::with_capacity(charges.len());
         for (charge, legs) in charges.iter().zip(legs.chunks(2)) {
-            let there = legs.iter().find_map(|it| earlier.get(it));
+            let there = legs.iter().find_map(|it| earlier.get(it.as_str()));
             if let Some(row) = there {
                 already(row, LineKind::Usage)?;
             }

@@ -1,5 +1,6 @@
 //! One write transaction: it begins by moving the fence, collects rows and balances in memory, and writes them at the end.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use sqlx::any::{Any, AnyRow};
@@ -41,7 +42,7 @@ pub(super) struct Work<'l> {
     /// Where the chain ends, with what is not written yet.
     seq: i64,
     chain: String,
-    entries: Vec<(Row, String)>,
+    entries: Vec<(Row<'static>, String)>,
     /// The balances that were read, changed by what is not written yet.
     book: Book,
     changed: BTreeSet<(String, String)>,
@@ -75,7 +76,7 @@ impl<'l> Work<'l> {
     /// Runs statements; the rows that each of them gives.
     async fn run(&mut self, statements: Vec<Statement<'_>>) -> Result<Vec<Vec<AnyRow>>, sqlx::Error> {
         let mut answers = Vec::with_capacity(statements.len());
-        for message in messages(self.ledger.engine, statements) {
+        for message in messages(self.ledger.engine, self.ledger.together(), statements) {
             self.ledger.step()?;
             message.send(&mut self.transaction, &mut answers).await?;
         }
@@ -130,22 +131,22 @@ impl<'l> Work<'l> {
     pub(super) fn enter(&mut self, entry: Entry<'_>) -> Result<(), Error> {
         let row = Row {
             seq: self.seq + 1,
-            id: entry.id,
+            id: entry.id.into(),
             kind: entry.kind,
-            of: entry.of,
-            order_id: entry.order_id.to_owned(),
-            contract: entry.contract.map(str::to_owned),
-            debit: entry.debit,
-            credit: entry.credit,
+            of: entry.of.map(Cow::Owned),
+            order_id: entry.order_id.to_owned().into(),
+            contract: entry.contract.map(|it| it.to_owned().into()),
+            debit: entry.debit.into(),
+            credit: entry.credit.into(),
             amount: entry.amount,
-            currency: entry.currency.to_owned(),
+            currency: entry.currency.to_owned().into(),
             at_ms: self.at.ms,
             epoch: self.at.epoch,
-            detail: entry.detail.to_owned(),
+            detail: entry.detail.to_owned().into(),
         };
         self.book.apply(&row)?;
         for account in [&row.debit, &row.credit] {
-            self.changed.insert((account.clone(), row.currency.clone()));
+            self.changed.insert((account.to_string(), row.currency.to_string()));
         }
         self.seq = row.seq;
         self.chain = row.chain(&self.chain);
@@ -171,23 +172,23 @@ impl<'l> Work<'l> {
     }
 }
 
-fn insert(entries: &[(Row, String)]) -> Statement<'_> {
+fn insert<'a>(entries: &'a [(Row<'_>, String)]) -> Statement<'a> {
     let text = format!("INSERT INTO transfers ({COLUMNS}) VALUES {}", places(entries.len(), COLUMN_COUNT));
     let values = entries.iter().flat_map(|(row, chain)| -> [Value<'_>; COLUMN_COUNT] {
         [
             row.seq.into(),
-            row.id.as_str().into(),
+            row.id.as_ref().into(),
             row.kind.word().into(),
             row.of.as_deref().into(),
-            row.order_id.as_str().into(),
+            row.order_id.as_ref().into(),
             row.contract.as_deref().into(),
-            row.debit.as_str().into(),
-            row.credit.as_str().into(),
+            row.debit.as_ref().into(),
+            row.credit.as_ref().into(),
             row.amount.into(),
-            row.currency.as_str().into(),
+            row.currency.as_ref().into(),
             row.at_ms.into(),
             row.epoch.into(),
-            row.detail.as_str().into(),
+            row.detail.as_ref().into(),
             chain.as_str().into(),
         ]
     });
@@ -241,31 +242,32 @@ pub(super) fn read(what: &'static str) -> impl Fn(sqlx::Error) -> Error {
     move |source| Error::Read { what, source }
 }
 
-/// A row of the book and its chain, from `COLUMNS`.
-pub(super) fn row(from: &AnyRow) -> Result<(Row, String), Error> {
+/// A row of the book, from `COLUMNS`.
+pub(super) fn row(from: &AnyRow) -> Result<Row<'static>, Error> {
     let fault = read("transfers");
     let seq = from.try_get(0).map_err(&fault)?;
-    let word: String = from.try_get(2).map_err(&fault)?;
-    let kind = Kind::ALL.into_iter().find(|it| it.word() == word).ok_or(Error::Kind { seq, kind: word })?;
-    let row = Row {
+    let text = |place: usize| from.try_get::<String, _>(place).map(Cow::Owned).map_err(&fault);
+    let optional = |place: usize| from.try_get::<Option<String>, _>(place).map_err(&fault);
+    let word = text(2)?;
+    let kind = Kind::ALL.into_iter().find(|it| it.word() == word);
+    Ok(Row {
         seq,
-        id: from.try_get(1).map_err(&fault)?,
-        kind,
-        of: from.try_get(3).map_err(&fault)?,
-        order_id: from.try_get(4).map_err(&fault)?,
-        contract: from.try_get(5).map_err(&fault)?,
-        debit: from.try_get(6).map_err(&fault)?,
-        credit: from.try_get(7).map_err(&fault)?,
+        id: text(1)?,
+        kind: kind.ok_or_else(|| Error::Kind { seq, kind: word.into_owned() })?,
+        of: optional(3)?.map(Cow::Owned),
+        order_id: text(4)?,
+        contract: optional(5)?.map(Cow::Owned),
+        debit: text(6)?,
+        credit: text(7)?,
         amount: from.try_get(8).map_err(&fault)?,
-        currency: from.try_get(9).map_err(&fault)?,
+        currency: text(9)?,
         at_ms: from.try_get(10).map_err(&fault)?,
         epoch: from.try_get(11).map_err(&fault)?,
-        detail: from.try_get(12).map_err(&fault)?,
-    };
-    Ok((row, from.try_get(13).map_err(&fault)?))
+        detail: text(12)?,
+    })
 }
 
 /// Rows of the book, from `COLUMNS`.
-pub(super) fn rows(from: &[AnyRow]) -> Result<Vec<Row>, Error> {
-    from.iter().map(|it| Ok(row(it)?.0)).collect()
+pub(super) fn rows(from: &[AnyRow]) -> Result<Vec<Row<'static>>, Error> {
+    from.iter().map(row).collect()
 }

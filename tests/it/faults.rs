@@ -217,7 +217,11 @@ fn an_operator_killed_between_any_two_writes_leaves_nothing_wrong() {
         let sold = (world.shares(2, "resident"), world.shares(2, "dedicated"), world.shares(2, "spot"));
         assert_eq!(sold, (3, 8, 1), "killed after write {at}");
         assert_eq!(world.field("rp/chat", ".status.bought.cards"), "3", "killed after write {at}");
-        assert_eq!(world.field("rp/chat", ".status.orders[*].price"), "420.00", "killed after write {at}: bought once");
+        assert_eq!(
+            world.field("rp/chat", ".status.orders[*].price"),
+            "420.00",
+            "killed after write {at}: bought once"
+        );
         world.until("sep/bound", ".status.ready", "2/2");
         assert_eq!(world.pods().len(), 3, "killed after write {at}: {:?}", world.pods());
         world.k("delete sep,spot,dg --all --timeout=60s");

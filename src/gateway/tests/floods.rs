@@ -69,7 +69,8 @@ async fn streams_that_are_opened_and_reset_again_and_again_end_the_connection() 
     let world = World::new(&[worker]).await;
     let pair = |at: u32| {
         let stream = 2 * at + 1;
-        [frame(HEADERS, END_STREAM | END_HEADERS, stream, &head()), frame(RST_STREAM, 0, stream, &CANCEL)].concat()
+        [frame(HEADERS, END_STREAM | END_HEADERS, stream, &head()), frame(RST_STREAM, 0, stream, &CANCEL)]
+            .concat()
     };
     let code = flood(&world, (0..20_000).flat_map(pair).collect()).await;
     assert_eq!(code, ENHANCE_YOUR_CALM);
@@ -96,7 +97,8 @@ async fn errors_that_we_have_to_answer_end_the_connection() {
     let (worker, _) = counting().await;
     let world = World::new(&[worker]).await;
     // A body for a stream that is closed already, again and again: each would be answered by a reset.
-    let begin = [frame(HEADERS, END_STREAM | END_HEADERS, 1, &head()), frame(RST_STREAM, 0, 1, &CANCEL)].concat();
+    let begin =
+        [frame(HEADERS, END_STREAM | END_HEADERS, 1, &head()), frame(RST_STREAM, 0, 1, &CANCEL)].concat();
     let again = |at: u32| {
         // Without `:method`: malformed, and answered by a reset.
         frame(HEADERS, END_STREAM | END_HEADERS, 2 * at + 3, &[0x86, 0x84])

@@ -33,6 +33,11 @@ impl Failpoint {
         *self.0.lock().unwrap() = Armed { seen: 0, fails: Some(fails), copy };
     }
 
+    /// Between statements that go together nothing can fail: those of an armed ledger go one by one.
+    pub(super) fn together(&self) -> bool {
+        self.0.lock().unwrap().fails.is_none()
+    }
+
     pub(super) fn step(&self) -> Result<(), sqlx::Error> {
         let mut armed = self.0.lock().unwrap();
         armed.seen += 1;
