@@ -25,6 +25,7 @@ use super::rules;
     printcolumn(name = "Arrears", type_ = "boolean", json_path = ".status.arrears"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("!(self.metadata.name in ['bank', 'sales', 'vouchers'])").message("bank, sales and vouchers are accounts of the ledger itself: choose another name"),
     validation = Rule::new("size(self.metadata.name) <= 63").message("the name must have at most 63 characters: namespaces carry it as a label")
 )]
 #[serde(rename_all = "camelCase")]
@@ -116,13 +117,13 @@ pub struct AccountStatus {
     /// The generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// What is there to spend, without credit: posted, less what is held for orders. Only of one that is prepaid.
+    /// What is there to spend, without credit: posted, less what is held for orders and what workers have used so far. Only of one that is prepaid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balance: Option<String>,
     /// Is the balance below what the credit limit allows?
     #[serde(default)]
     pub arrears: bool,
-    /// What was billed in this month (UTC) so far.
+    /// What was billed in this month (UTC) so far, and what workers have used that is not billed yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub this_month: Option<String>,
     /// Ready.

@@ -21,13 +21,13 @@ pub struct Health {
     ready: AtomicBool,
     leads: AtomicBool,
     /// When each loop last came round, seconds since the start.
-    beats: [AtomicU64; 2],
+    beats: [AtomicU64; 3],
 }
 
 impl Health {
     /// Not ready, not leading.
     pub fn new() -> Arc<Health> {
-        let beats = [AtomicU64::new(0), AtomicU64::new(0)];
+        let beats = std::array::from_fn(|_| AtomicU64::new(0));
         Arc::new(Health {
             started: Instant::now(),
             ready: AtomicBool::new(false),
@@ -45,6 +45,7 @@ impl Health {
     pub fn set_leads(&self) {
         self.beat(Loop::Allocator);
         self.beat(Loop::Contracts);
+        self.beat(Loop::Metering);
         self.leads.store(true, Ordering::Relaxed);
     }
 
@@ -64,7 +65,7 @@ impl Health {
         let late = |it: &Loop| {
             now.saturating_sub(self.beats[*it as usize].load(Ordering::Relaxed)) > STALLED_AFTER.as_secs()
         };
-        [Loop::Allocator, Loop::Contracts].into_iter().find(|it| leads && late(it))
+        [Loop::Allocator, Loop::Contracts, Loop::Metering].into_iter().find(|it| leads && late(it))
     }
 }
 

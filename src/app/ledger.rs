@@ -33,9 +33,10 @@ fn in_words(report: &Report) -> String {
     let accounts: Vec<String> =
         report.accounts.iter().map(|(currency, count)| format!("{count} in {currency}")).collect();
     format!(
-        "the ledger adds up: {} transfers, {} open holds, accounts: {}; term {}, chain {}",
+        "the ledger adds up: {} transfers, {} open holds, {} spans of use, accounts: {}; term {}, chain {}",
         report.transfers,
         report.open_holds,
+        report.spans,
         if accounts.is_empty() { "none".to_owned() } else { accounts.join(", ") },
         report.epoch,
         report.chain

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
@@ -153,15 +154,24 @@ pub struct PodStatus {
     /// Its address.
     #[serde(rename = "podIP", default, skip_serializing_if = "Option::is_none")]
     pub pod_ip: Option<String>,
-    /// Its condition Ready, without the others.
-    #[serde(default, deserialize_with = "only_ready")]
-    pub conditions: Vec<SlimCondition>,
+    /// What its condition Ready says.
+    #[serde(rename = "conditions", default, deserialize_with = "only_ready", skip_serializing)]
+    pub ready: Readiness,
     /// Its containers.
     #[serde(default)]
     pub container_statuses: Vec<SlimContainerStatus>,
     /// Its init containers.
     #[serde(default)]
     pub init_container_statuses: Vec<SlimContainerStatus>,
+}
+
+/// Whether a pod is ready, and since when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// Is it?
+    pub is_ready: bool,
+    /// Since when it is or is not.
+    pub since: Option<Timestamp>,
 }
 
 /// How a container is.
@@ -174,6 +184,9 @@ pub struct SlimContainerStatus {
     /// What it does.
     #[serde(default)]
     pub state: SlimState,
+    /// What it did before it was started again.
+    #[serde(default)]
+    pub last_state: LastState,
 }
 
 /// What a container does: it has ended when `terminated` is there.
@@ -184,7 +197,24 @@ pub struct SlimState {
     pub running: Option<Nothing>,
     /// It has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub terminated: Option<Nothing>,
+    pub terminated: Option<Ended>,
+}
+
+/// How a container ended before it was started again.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default)]
+pub struct LastState {
+    /// It has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminated: Option<Ended>,
+}
+
+/// The end of a container.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Ended {
+    /// When that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
 }
 
 /// An object whose fields we don't look at.
@@ -198,10 +228,32 @@ impl SlimNode {
     }
 }
 
+impl SlimContainerStatus {
+    /// When it last ended, if it does not run now.
+    fn ended(&self) -> Option<Ended> {
+        self.state.terminated.or(self.last_state.terminated).filter(|_| self.state.running.is_none())
+    }
+}
+
 impl SlimPod {
     /// Is its condition Ready true?
     pub fn is_ready(&self) -> bool {
-        self.status.conditions.iter().any(|it| it.type_ == "Ready" && it.status == "True")
+        self.status.ready.is_ready
+    }
+
+    /// Since when it is ready, if it is.
+    pub fn ready_since(&self) -> Option<Timestamp> {
+        self.status.ready.since.filter(|_| self.is_ready())
+    }
+
+    /// When the last of its containers ended that do not run now, as the kubelet says.
+    pub fn ended_at(&self) -> Option<Timestamp> {
+        self.status.container_statuses.iter().filter_map(|it| it.ended()?.finished_at).max()
+    }
+
+    /// Has one of its containers ended that is to be started again, so that it is not ready?
+    pub fn is_crashed(&self) -> bool {
+        !self.is_ready() && self.status.container_statuses.iter().any(|it| it.ended().is_some())
     }
 
     /// Has it run to its end?
@@ -222,6 +274,12 @@ impl SlimPod {
             return self.is_over() || self.spec.node_name.is_none();
         }
         all.all(|it| it.state.running.is_none() && (it.state.terminated.is_some() || self.is_over()))
+    }
+
+    /// When a container last ended that runs again by now, of a pod that is not ready.
+    pub fn restarted_at(&self) -> Option<Timestamp> {
+        let ends = self.status.container_statuses.iter().filter(|it| it.state.running.is_some());
+        ends.filter_map(|it| it.last_state.terminated?.finished_at).max().filter(|_| !self.is_ready())
     }
 
     /// What it asks for of a resource, in whole units: the containers together, or an init container that asks for more.
@@ -260,11 +318,22 @@ impl SlimPod {
 }
 
 /// Of five conditions of a pod one is ever looked at.
-fn only_ready<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SlimCondition>, D::Error> {
-    let mut all = Option::<Vec<SlimCondition>>::deserialize(from)?.unwrap_or_default();
-    all.retain(|it| it.type_ == "Ready");
-    all.shrink_to_fit();
-    Ok(all)
+fn only_ready<'de, D: Deserializer<'de>>(from: D) -> Result<Readiness, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Condition {
+        #[serde(rename = "type")]
+        type_: String,
+        status: String,
+        #[serde(default)]
+        last_transition_time: Option<Timestamp>,
+    }
+    let all = Option::<Vec<Condition>>::deserialize(from)?.unwrap_or_default();
+    let ready = all.into_iter().find(|it| it.type_ == "Ready");
+    Ok(ready.map_or_else(Readiness::default, |it| Readiness {
+        is_ready: it.status == "True",
+        since: it.last_transition_time,
+    }))
 }
 
 /// A pod's metadata: of its labels only ours are looked at.
@@ -361,6 +430,44 @@ mod tests {
             pod(serde_json::json!({"metadata": {}, "status": {"phase": "Pending"}})).has_ended(),
             "never bound"
         );
+    }
+
+    #[test]
+    fn since_when_it_is_ready_and_when_it_ended() {
+        let ready = |status: &str| {
+            serde_json::json!([
+                {"type": "ContainersReady", "status": "True", "lastTransitionTime": "2026-11-23T09:00:00Z"},
+                {"type": "Ready", "status": status, "lastTransitionTime": "2026-11-23T10:00:00Z"}])
+        };
+        let runs = serde_json::json!({"state": {"running": {"startedAt": "2026-11-23T09:00:00Z"}}});
+        let ended =
+            |at: &str| serde_json::json!({"state": {"terminated": {"exitCode": 0, "finishedAt": at}}});
+        let crashed = serde_json::json!({
+            "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+            "lastState": {"terminated": {"exitCode": 1, "finishedAt": "2026-11-23T11:00:00Z"}}});
+        let again = serde_json::json!({
+            "state": {"running": {}}, "lastState": {"terminated": {"finishedAt": "2026-11-23T11:00:00Z"}}});
+        let (ten, eleven) = (Some("2026-11-23T10:00:00Z"), Some("2026-11-23T11:00:00Z"));
+        let both = vec![ended("2026-11-23T10:30:00Z"), ended("2026-11-23T11:00:00Z")];
+        let waits = serde_json::json!({"state": {"waiting": {}}});
+        for (conditions, containers, ready_since, ended_at, is_crashed, restarted_at) in [
+            (ready("True"), vec![runs.clone()], ten, None, false, None),
+            (ready("False"), vec![runs.clone()], None, None, false, None),
+            (ready("False"), both, None, eleven, true, None),
+            (ready("False"), vec![runs.clone(), crashed.clone()], None, eleven, true, None),
+            (ready("False"), vec![again.clone()], None, None, false, eleven),
+            (ready("True"), vec![again], ten, None, false, None),
+            (ready("False"), vec![waits], None, None, false, None),
+            (serde_json::json!(null), vec![], None, None, false, None),
+        ] {
+            let status = serde_json::json!({"conditions": conditions, "containerStatuses": containers});
+            let pod = pod(serde_json::json!({"metadata": {}, "status": status}));
+            let text = |it: Option<Timestamp>| it.map(|it| it.to_string());
+            assert_eq!(text(pod.ready_since()).as_deref(), ready_since, "{status}");
+            assert_eq!(text(pod.ended_at()).as_deref(), ended_at, "{status}");
+            assert_eq!(pod.is_crashed(), is_crashed, "{status}");
+            assert_eq!(text(pod.restarted_at()).as_deref(), restarted_at, "{status}");
+        }
     }
 
     #[test]

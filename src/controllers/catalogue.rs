@@ -51,8 +51,14 @@ pub(super) async fn report(context: &Context) -> bool {
     }
     // Payments first: the accounts then show them.
     let mut paid = false;
+    // When the ledger is silent once, the others need not wait for it too.
+    let mut silent: Option<Problem> = None;
     for it in context.caches.payments.all() {
-        let counted = count_payment(context, &it).await;
+        let counted = match &silent {
+            Some(problem) => Err(problem.clone()),
+            None => count_payment(context, &it).await,
+        };
+        silent = silent.or_else(|| counted.as_ref().err().filter(|it| is_silence(it)).cloned());
         paid |= counted.as_ref().is_ok_and(|it| *it);
         let conditions = conditions(
             context,
@@ -68,10 +74,14 @@ pub(super) async fn report(context: &Context) -> bool {
         context.caches.changes.everything();
     }
     for it in context.caches.accounts.all() {
-        let new = account_status(context, &it).await;
+        let new = account_status(context, &it, &mut silent).await;
         well &= write(context, &*it, it.status.as_ref(), &new, |it: &AccountStatus| &it.conditions).await;
     }
     well
+}
+
+fn is_silence(problem: &Problem) -> bool {
+    problem.reason == Reason::LedgerUnavailable
 }
 
 fn measure(context: &Context, published: &Published) {
@@ -242,16 +252,25 @@ fn market_status(context: &Context, published: &Published, it: &SpotMarket) -> S
     }
 }
 
-async fn account_status(context: &Context, it: &Account) -> AccountStatus {
+async fn account_status(context: &Context, it: &Account, silent: &mut Option<Problem>) -> AccountStatus {
     let before = it.status.clone().unwrap_or_default();
     let money = match (check_account(&context.caches, it), Currency::find(&it.spec.currency)) {
-        (Ok(()), Some(currency)) => match context.money.summary(it, (context.now)()).await {
-            Ok(summary) => Ok((summary, currency)),
-            Err(error) => Err(money::unavailable(&error)),
+        (Ok(()), Some(currency)) => match (&silent, accounts::credit_limit(it, &currency)) {
+            (Some(problem), _) => Err(problem.clone()),
+            (None, Err(problem)) => Err(problem),
+            (None, Ok(_)) => match context.money.summary(it, (context.now)()).await {
+                Ok(summary) => Ok((summary, currency)),
+                Err(error) => Err(money::unavailable(&error)),
+            },
         },
         (Ok(()), None) => Err(invalid(format!("`{}` is no currency of ISO 4217", it.spec.currency))),
         (Err(problem), _) => Err(problem),
     };
+    if let Err(problem) = &money
+        && is_silence(problem)
+    {
+        silent.get_or_insert_with(|| problem.clone());
+    }
     let conditions = conditions(
         context,
         it,

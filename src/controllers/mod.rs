@@ -294,6 +294,8 @@ pub enum Loop {
     Allocator,
     /// Looks after contracts.
     Contracts,
+    /// Writes down what is metered, and bills it.
+    Metering,
 }
 
 /// Runs all controllers until they are told to stop. The caches must be complete.
@@ -311,7 +313,8 @@ pub async fn run<D: link::Dial>(
     };
     tokio::join!(
         allocator::run(context.clone(), beat.clone(), stop.clone()),
-        contracts(context.clone(), beat, stop.clone()),
+        contracts(context.clone(), beat.clone(), stop.clone()),
+        money::metering::run(context.clone(), beat, stop.clone()),
         lines
     );
 }

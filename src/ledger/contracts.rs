@@ -83,8 +83,13 @@ impl Ledger {
 }
 
 impl Work<'_> {
-    /// Closes a contract, unless it is closed.
+    /// Closes a contract, unless it is closed. All that was used by it must be billed.
     pub(super) async fn close_contract(&mut self, id: &str) -> Result<(), Error> {
+        let text =
+            "SELECT id FROM spans WHERE contract = ? AND (until_ms IS NULL OR billed_ms < until_ms) LIMIT 1";
+        if !self.ask("spans", vec![Statement::new(text, [id])]).await?.is_empty() {
+            return Err(Error::Unbilled(id.to_owned()));
+        }
         let text = "UPDATE contracts SET closed_at_ms = ? WHERE id = ? AND closed_at_ms IS NULL";
         let values = [Value::Number(self.at().ms), Value::Text(id)];
         self.write("contract", vec![Statement::new(text, values)]).await
@@ -107,6 +112,18 @@ pub(super) fn must_be_open(id: &str, found: &[AnyRow]) -> Result<Contract, Error
     let found = found.first().map(contract).transpose()?;
     let contract = found.ok_or_else(|| Error::NoContract(id.to_owned()))?;
     if contract.closed_at_ms.is_some() { Err(Error::Closed(contract.id)) } else { Ok(contract) }
+}
+
+/// All these contracts must be open, by what `contracts_by_id` found.
+pub(super) fn all_open(ids: &BTreeSet<&str>, found: &[AnyRow]) -> Result<(), Error> {
+    all_known(ids, found)?;
+    for it in found {
+        let contract = contract(it)?;
+        if contract.closed_at_ms.is_some() {
+            return Err(Error::Closed(contract.id));
+        }
+    }
+    Ok(())
 }
 
 /// All these contracts must be among those that `contracts_by_id` found; they may be closed.

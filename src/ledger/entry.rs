@@ -221,6 +221,9 @@ pub(super) fn check_text(field: &'static str, value: &str) -> Result<(), Error> 
 /// A customer. Without colon, or `acme:cash` would be two things.
 pub(super) fn check_account(value: &str) -> Result<(), Error> {
     check_text("account", value)?;
+    if ["bank", "sales", "vouchers"].contains(&value) {
+        return invalid("account", value, "is the name of an account of the book itself");
+    }
     if value.contains(':') { invalid("account", value, "must have no colon") } else { Ok(()) }
 }
 

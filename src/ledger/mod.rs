@@ -4,20 +4,24 @@
 //! `acme:voucher` (what we owe the customer acme), `bank:CNY` and `vouchers:CNY` (where it came from), `sales:CNY` (what we
 //! earned). A balance is credits − debits, so all of a currency together are zero. A price is held before we act and posted
 //! after, or voided; a hold and its end are two rows. Ids come from what is paid for, so a repeat is a no-op, and every
-//! transaction first moves the fence, so a leader whose term is over can't write.
+//! transaction first moves the fence, so a leader whose term is over can't write. Use is kept as spans, never as a row per second;
+//! what of a span is charged moves forward with the charge, in one transaction.
 //!
 //! Nothing here knows of Kubernetes or the time: an object is an opaque text, and `At` says when. What an order costs and
-//! whether it should be made is decided in `domain`. SQL that both engines share is written with `$1`; only the
-//! migrations and how a connection is set up differ.
+//! whether it should be made is decided in `domain`. SQL is the same for both engines, in writes with `?` for a value (see
+//! `statement`), in reads with `$1`; only the migrations and how a connection is set up differ.
 
+mod billed;
 mod book;
 mod contracts;
 mod entry;
+mod known;
 mod lead;
 mod open;
 mod orders;
 mod read;
 mod replay;
+mod spans;
 mod statement;
 mod usage;
 mod verify;
@@ -33,6 +37,8 @@ pub use entry::{
     At, Balance, ChargeIn, Contract, Done, Held, Line, LineKind, OrderIn, OrderRow, OrderState, PaymentIn,
     RefundIn,
 };
+pub use known::Counted;
+pub use spans::{Measured, PriceRow, SpanIn, SpanRow, UsageIn};
 pub use verify::{Differences, Report};
 
 /// A ledger in one database. Clones share its connections.
@@ -142,6 +148,9 @@ pub enum Error {
     /// The contract is closed.
     #[error("contract `{0}` is closed")]
     Closed(String),
+    /// What is used must be billed before the contract closes.
+    #[error("contract `{0}` has use that is not billed")]
+    Unbilled(String),
     /// The contract is another object's.
     #[error("contract `{contract}` is that of {object}")]
     OtherObject {

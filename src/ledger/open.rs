@@ -18,11 +18,18 @@ const READERS: u32 = 4;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Every version of the tables, oldest first. A released one is never changed: it has a successor.
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    sqlite: include_str!("migrations/1.sqlite.sql"),
-    postgres: include_str!("migrations/1.postgres.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        sqlite: include_str!("migrations/1.sqlite.sql"),
+        postgres: include_str!("migrations/1.postgres.sql"),
+    },
+    Migration {
+        version: 2,
+        sqlite: include_str!("migrations/2.sqlite.sql"),
+        postgres: include_str!("migrations/2.postgres.sql"),
+    },
+];
 
 struct Migration {
     version: i64,

@@ -68,6 +68,8 @@ impl Ledger {
             ("transfers", COLUMNS, "seq"),
             ("balances", "account, currency, posted, held", ""),
             ("contracts", "id, object, uid, opened_at_ms, closed_at_ms", ""),
+            ("spans", super::spans::COLUMNS, ""),
+            ("prices", "sku, from_ms, price", ""),
             ("fence", "epoch, seq, chain", ""),
         ] {
             let order = if order.is_empty() { String::new() } else { format!("ORDER BY {order}") };

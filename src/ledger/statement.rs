@@ -63,6 +63,10 @@ pub(super) fn places(rows: usize, columns: usize) -> String {
 /// How many values go in one message: a hundred rows of the book. PostgreSQL takes 65,535, SQLite 32,766.
 const VALUES_PER_MESSAGE: usize = 1_400;
 
+/// How many statements go in one message: as many as the first one of an order has. SQLite keeps messages prepared by their text,
+/// so there should not be many that differ only in how often something is said.
+const STATEMENTS_PER_MESSAGE: usize = 8;
+
 /// Statements as they go to the engine. SQLite takes several in one text: its connection is a thread of its own, and to send it
 /// something and wait for the answer costs more than most statements. PostgreSQL takes one at a time, and so does whoever does not
 /// want them together.
@@ -71,7 +75,7 @@ pub(super) fn messages(engine: Engine, together: bool, statements: Vec<Statement
     let mut messages: Vec<Message<'_>> = Vec::new();
     for Statement { text, values } in statements {
         match messages.last_mut() {
-            Some(last) if together && last.values.len() + values.len() <= VALUES_PER_MESSAGE => {
+            Some(last) if together && last.takes(values.len()) => {
                 last.text.push_str("; ");
                 last.text.push_str(&text);
                 last.values.extend(values);
@@ -107,6 +111,11 @@ pub(super) struct Message<'a> {
 }
 
 impl Message<'_> {
+    /// Is there room for another statement with so many values?
+    fn takes(&self, values: usize) -> bool {
+        self.statements < STATEMENTS_PER_MESSAGE && self.values.len() + values <= VALUES_PER_MESSAGE
+    }
+
     /// Sends it, and adds the rows of each of its statements to the answers.
     pub(super) async fn send(
         self,

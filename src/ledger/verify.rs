@@ -1,10 +1,11 @@
-//! The proof: every row is read again, the chain and the balances are computed anew, and all of a currency must be zero.
+//! The proof: every row is read again, the chain and the balances are computed anew, and all of a currency must be zero. What is
+//! metered is in order, and nothing of it is billed that was not used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use sqlx::any::Any;
-use sqlx::{Row as _, Transaction};
+use sqlx::{AssertSqlSafe, Row as _, Transaction};
 
 use super::book::{Book, Funds};
 use super::read::funds;
@@ -21,6 +22,8 @@ pub struct Report {
     pub open_holds: usize,
     /// How many accounts of the book there are, by currency.
     pub accounts: BTreeMap<String, usize>,
+    /// How many spans of use there are.
+    pub spans: i64,
     /// The last leader's epoch.
     pub epoch: i64,
     /// Where the chain ends: it stands for all that is in the ledger.
@@ -33,6 +36,22 @@ pub struct Differences(pub Vec<String>);
 
 /// How many differences are told; after a few more there is nothing to learn.
 pub(super) const TOLD: usize = 20;
+
+/// What no span may be, and how that is said.
+const BROKEN_SPANS: [(&str, &str); 5] = [
+    ("until_ms < from_ms OR confirmed_ms < from_ms OR billed_ms < from_ms", "ends before it begins"),
+    ("billed_ms > coalesce(until_ms, confirmed_ms)", "is billed beyond what was used"),
+    ("NOT EXISTS (SELECT 1 FROM contracts WHERE contracts.id = spans.contract)", "has no contract"),
+    (
+        "NOT EXISTS (SELECT 1 FROM prices WHERE prices.sku = spans.sku AND prices.from_ms <= spans.from_ms)",
+        "begins before it has a price",
+    ),
+    (
+        "(until_ms IS NULL OR billed_ms < until_ms) AND EXISTS (SELECT 1 FROM contracts \
+         WHERE contracts.id = spans.contract AND contracts.closed_at_ms IS NOT NULL)",
+        "is of a closed contract and not billed to its end",
+    ),
+];
 
 impl fmt::Display for Differences {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,17 +70,17 @@ impl Differences {
 }
 
 impl Ledger {
-    /// Checks all of the ledger, as `open` does, on a state between two transactions: the database's own check, the chain, the
-    /// balances, the holds, and that each currency adds up to zero.
+    /// Checks all of the ledger, as `open` does: the chain, the balances, the holds, the spans, and that each currency adds up to
+    /// zero, on a state between two transactions; and, beside it, the database's own check.
     pub async fn verify(&self) -> Result<Report, Error> {
-        let (faults, replayed) = futures::try_join!(self.check_file(), self.replay())?;
-        let (mut replay, epoch) = replayed;
+        let (mut differences, (mut replay, epoch, spans)) =
+            futures::try_join!(self.check_file(), self.replay())?;
         replay.zero();
-        for it in faults {
-            replay.differences.say(it);
+        for it in replay.differences.0 {
+            differences.say(it);
         }
-        if !replay.differences.0.is_empty() {
-            return Err(Error::Differs(replay.differences));
+        if !differences.0.is_empty() {
+            return Err(Error::Differs(differences));
         }
         let mut accounts = BTreeMap::new();
         for currency in replay.book.0.values().flat_map(BTreeMap::keys) {
@@ -71,14 +90,15 @@ impl Ledger {
             transfers: replay.seq,
             open_holds: replay.holds.len(),
             accounts,
+            spans,
             epoch,
             chain: replay.chain,
         })
     }
 
     /// What the database's own check finds.
-    async fn check_file(&self) -> Result<Vec<String>, Error> {
-        let mut faults = Vec::new();
+    async fn check_file(&self) -> Result<Differences, Error> {
+        let mut faults = Differences::default();
         if self.engine == Engine::Postgres {
             return Ok(faults);
         }
@@ -87,20 +107,22 @@ impl Ledger {
             for row in sqlx::query(check).fetch_all(&self.readers).await.map_err(&fault)? {
                 let text: String = row.try_get(0).map_err(&fault)?;
                 if text != "ok" {
-                    faults.push(format!("the file: {text}"));
+                    faults.say(format!("the file: {text}"));
                 }
             }
         }
         Ok(faults)
     }
 
-    /// What is there, replayed and compared with what is stored of it; the last leader's epoch.
-    async fn replay(&self) -> Result<(Replay, i64), Error> {
+    /// What is there, replayed and compared with what is stored of it; the last leader's epoch, and how many
+    /// spans there are.
+    async fn replay(&self) -> Result<(Replay, i64, i64), Error> {
         let mut work = self.begin_read().await?;
         let mut replay = Replay::of(&mut work).await?;
         replay.balances(&mut work).await?;
         let epoch = replay.fence(&mut work).await?;
-        Ok((replay, epoch))
+        let spans = replay.spans(&mut work).await?;
+        Ok((replay, epoch, spans))
     }
 
     /// A transaction that sees one state, whoever writes meanwhile.
@@ -156,6 +178,20 @@ impl Replay {
             self.differences.say(format!("the chain ends at {}, but {seq} transfers were written", self.seq));
         }
         row.try_get(0).map_err(fault)
+    }
+
+    /// Spans are in order, have a contract and a price, and those of a contract that is closed are billed to their end.
+    async fn spans(&mut self, work: &mut Transaction<'static, Any>) -> Result<i64, Error> {
+        for (rule, words) in BROKEN_SPANS {
+            let text = format!("SELECT id FROM spans WHERE {rule} ORDER BY id LIMIT {}", TOLD + 1);
+            let rows = sqlx::query(AssertSqlSafe(text)).fetch_all(&mut **work).await;
+            for row in rows.map_err(read("spans"))? {
+                let id: String = row.try_get(0).map_err(read("spans"))?;
+                self.differences.say(format!("span {id} {words}"));
+            }
+        }
+        let query = sqlx::query("SELECT count(*) FROM spans").fetch_one(&mut **work);
+        query.await.and_then(|it| it.try_get(0)).map_err(read("spans"))
     }
 
     /// What is credited is debited, per currency, and nothing is held but by an open hold.

@@ -18,7 +18,7 @@ const COLUMN_COUNT: usize = 14;
 /// How many rows one INSERT writes: larger ones gain nothing, and PostgreSQL takes 65,535 values.
 const ROWS_PER_INSERT: usize = 100;
 /// How many ids or names one SELECT asks for.
-const VALUES_PER_SELECT: usize = 300;
+pub(super) const VALUES_PER_SELECT: usize = 300;
 
 /// A row before it has its place in the book.
 pub(super) struct Entry<'a> {

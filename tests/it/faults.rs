@@ -228,7 +228,8 @@ fn an_operator_killed_between_any_two_writes_leaves_nothing_wrong() {
         until("the pool to be free", || k("-n killed delete rp/chat --ignore-not-found --timeout=60s"));
         world.until_empty(2);
         // Each life of the pool cost its first day, 420.00 ÷ 28 to 31 × 1.2: charged once, and refunded once.
-        let cost = [30, 31, 28, 29].map(|days| (42_000 * 12 * 2 + 10 * days) / (2 * 10 * days) * at);
+        let lives = i64::try_from(at).expect("few");
+        let cost = [30, 31, 28, 29].map(|days| (42_000 * 12 * 2 + 10 * days) / (2 * 10 * days) * lives);
         until("the refund to be posted", || match billed() {
             Some(now) if cost.contains(&(now - before)) => Ok(()),
             now => Err(format!("{now:?} after {at} lives, none of {cost:?} more than {before}")),

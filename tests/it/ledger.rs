@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use sqlx::any::AnyConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use tenure::ledger::{
-    At, ChargeIn, Contract, Done, Error, Ledger, LineKind, OrderIn, OrderState, PaymentIn, RefundIn,
+    At, ChargeIn, Contract, Done, Error, Ledger, LineKind, Measured, OrderIn, OrderState, PaymentIn,
+    PriceRow, RefundIn, SpanIn, SpanRow, UsageIn,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};

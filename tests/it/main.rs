@@ -7,6 +7,7 @@ mod gateway;
 mod gateway_process;
 mod ledger;
 mod manifests;
+mod metering;
 mod money;
 mod operator;
 mod policies;

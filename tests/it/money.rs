@@ -12,16 +12,16 @@ use crate::world::World;
 const TOKEN: &str = "a token of the tests";
 
 /// A world with a ledger of its own, and an account that pays in advance.
-struct Market {
-    world: World,
+pub struct Market {
+    pub world: World,
     /// Another one in each run: payments can't be deleted.
-    account: String,
-    ledger: PathBuf,
+    pub account: String,
+    pub ledger: PathBuf,
     token: PathBuf,
 }
 
 impl Market {
-    fn new(name: &'static str, nodes: usize) -> Market {
+    pub fn new(name: &'static str, nodes: usize) -> Market {
         let world = World::new(name, nodes);
         let ledger = scratch(&format!("{name}-ledger.db"));
         for file in ["", "-wal", "-shm"] {
@@ -38,7 +38,8 @@ impl Market {
         Market { world, account, ledger, token }
     }
 
-    fn operator(&self) -> Operator {
+    /// An operator that leads, with a clock that can be moved.
+    pub fn operator(&self) -> Operator {
         let arguments = vec!["--dev-clock".to_owned(), self.token.display().to_string()];
         let ledger = Some(self.ledger.clone());
         let operator = Operator::with(self.world.name, &Start { ledger, arguments, ..Start::default() });
@@ -47,7 +48,7 @@ impl Market {
     }
 
     /// Pays in.
-    fn pay(&self, name: &str, amount: &str, kind: &str) {
+    pub fn pay(&self, name: &str, amount: &str, kind: &str) {
         let account = &self.account;
         must_apply(&format!(
             "apiVersion: tenure.dev/v1alpha1\nkind: Payment\nmetadata: {{name: {account}-{name}}}\nspec: {{account: {account}, amount: \"{amount}\", kind: {kind}}}"
@@ -58,7 +59,8 @@ impl Market {
         field(&format!("account/{}", self.account), ".status.balance")
     }
 
-    fn until_balance(&self, balance: &str) {
+    /// Waits until the account has so much.
+    pub fn until_balance(&self, balance: &str) {
         until_field(&format!("account/{}", self.account), ".status.balance", balance);
     }
 
@@ -70,7 +72,7 @@ impl Market {
 }
 
 /// Moves the operator's clock.
-fn move_to(operator: &Operator, then: jiff::Timestamp) {
+pub fn move_to(operator: &Operator, then: jiff::Timestamp) {
     let answer = clock(operator, &["-X", "PUT", "--data", &then.to_string()], TOKEN);
     assert!(answer.contains(&then.strftime("%Y-%m-%dT%H:%M").to_string()), "{answer}");
 }
@@ -84,7 +86,7 @@ fn clock(operator: &Operator, words: &[&str], token: &str) -> String {
 }
 
 /// What the program says of a ledger.
-fn verify(ledger: &Path) -> String {
+pub fn verify(ledger: &Path) -> String {
     let url = format!("sqlite:{}", ledger.display());
     let output = Command::new(env!("CARGO_BIN_EXE_tenure"))
         .args(["ledger", "verify", "--ledger", &url])
@@ -178,4 +180,54 @@ const EXPIRING: &str = "range .status.conditions[?(@.type==\"ExpiringSoon\")]}{.
 fn a_month_after(begin: jiff::Timestamp) -> jiff::Timestamp {
     let begin = begin.to_zoned(jiff::tz::TimeZone::UTC);
     begin.checked_add(jiff::Span::new().months(1)).expect("a month later is a time").timestamp()
+}
+
+#[test]
+fn what_is_bought_is_renewed_while_more_is_refused_and_waits_for_its_cards_when_it_comes_back() {
+    let market = Market::new("renewal", 1);
+    let world = &market.world;
+    let operator = market.operator();
+    market.pay("wire", "10000", "Cash");
+    world.apply(&POOL.replace("term:", "autoRenew: {enabled: true}, term:"));
+    world.ready("rp/chat");
+    market.until_balance("9160.00");
+    let expires = market.time("rp/chat", ".status.expiresAt");
+
+    // 30 cards are refused; the renewal comes all the same.
+    world.patch("rp/chat", r#"{"spec": {"cards": 30}}"#);
+    world.not_ready("rp/chat", "Refused");
+    move_to(&operator, expires - DAY / 2);
+    world.until("rp/chat", ".status.orders[*].order", "Initial Auto");
+    market.until_balance("8320.00");
+    let renewed = market.time("rp/chat", ".status.expiresAt");
+    assert_eq!(
+        market.time("rp/chat", ".status.orders[1].from"),
+        expires,
+        "it begins where the first one ends"
+    );
+
+    // 7 cards fit. 140 more a month, for all of it that is left: a little more than a month.
+    world.patch("rp/chat", r#"{"spec": {"cards": 7, "autoRenew": {"enabled": false}}}"#);
+    world.until("rp/chat", ".status.orders[*].order", "Initial Auto Expansion");
+    world.ready("rp/chat");
+    let price = world.field("rp/chat", ".status.orders[2].price");
+    // Half a day costs 2.25 to 2.50, and moving the clock may have taken a moment of it.
+    assert!(["142.", "141."].iter().any(|it| price.starts_with(it)), "{price}");
+
+    // Expired, its cards go to another pool; a renewal waits for them unpaid, and is not refused.
+    move_to(&operator, renewed);
+    world.until("rp/chat", ".status.phase", "Expired");
+    world.apply(&POOL.replace("name: chat", "name: later").replace("cards: 6", "cards: 5"));
+    world.ready("rp/later");
+    let before = market.balance();
+    world.patch("rp/chat", r#"{"spec": {"renewals": [{"months": 1}]}}"#);
+    let message = world.not_ready("rp/chat", "Shortage");
+    assert!(message.contains("7 more renewal cards are needed and 3 are free"), "{message}");
+    assert_eq!(market.balance(), before, "nothing is held for what waits");
+    until("the other pool to be free", || k("-n renewal delete rp/later --timeout=60s"));
+    world.ready("rp/chat");
+    assert_eq!(world.field("rp/chat", ".status.orders[*].order"), "Initial Auto Expansion Manual");
+    until("the pool to be free", || k("-n renewal delete rp/chat --timeout=60s"));
+    drop(operator);
+    verify(&market.ledger);
 }

@@ -74,6 +74,7 @@ pub(super) fn take(context: &Context, nodes: &[Arc<SlimNode>]) -> Taken {
         .flatten()
         .map(|it| Key::new(it.name.as_deref().unwrap_or_default(), it.uid.as_deref().unwrap_or_default()))
         .collect();
+    taken.snapshot.frozen.extend(caches.pools.all().iter().filter_map(|it| pool::frozen(context, it)));
     taken.snapshot.frozen.extend(caches.spots.all().iter().filter_map(|it| spot::frozen(caches, it)));
     taken
 }

@@ -6,11 +6,13 @@
 
 mod awaited;
 mod budget;
+mod metered;
 mod report;
 mod scaling;
 mod starts;
 
 pub(super) use awaited::Awaited;
+pub(super) use metered::alive;
 pub(super) use scaling::route;
 pub(super) use starts::Starts;
 
@@ -126,7 +128,8 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
             node_selector: BTreeMap::new(),
             short,
             elastic: false,
-            open: true,
+            // What is being left runs to its end, and no further.
+            open: !is_leaving(&*pool),
             spare: (left.cards / count(endpoint.spec.workers.gpus).max(1))
                 .min(left.disk_gb / count(on.disk_gb).max(1)),
         });
@@ -393,6 +396,8 @@ struct Pass {
 /// One pass over an endpoint.
 pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Result<Done, Error> {
     let caches = &context.caches;
+    // Before any of them is let go.
+    metered::observe(context, contract);
     let Some(endpoint) = caches.endpoints.get(&contract.namespace, &contract.name) else {
         context.link.scale.forget(&scaling::key(contract));
         context.count_workers(contract, None);
@@ -671,6 +676,10 @@ pub(super) async fn release_ended(context: &Context, contract: &ContractRef) -> 
             if let Some(node) = node
                 && context.cluster.has_node(node).await.map_err(Error::Apply)?
             {
+                continue;
+            }
+            // With its finalizer its end would be lost. What is written then makes another pass.
+            if contract.kind == Kind::Endpoint && !metered::may_go(context, contract, &pod) {
                 continue;
             }
             context

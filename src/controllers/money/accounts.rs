@@ -1,6 +1,7 @@
 //! How accounts stand, and payments: each counts once.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -13,7 +14,7 @@ use crate::api::payment::PaymentKind;
 use crate::api::{Account, Payment};
 use crate::controllers::facts::Problem;
 use crate::domain::money::{self, Currency};
-use crate::ledger::{Done, Error, LineKind, PaymentIn};
+use crate::ledger::{Counted, Error, PaymentIn};
 
 /// What an account's status shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,21 +53,31 @@ impl Money {
     ) -> Result<Summary, Error> {
         let name = account.name_any();
         let month_began = month_began(now);
+        // What is read is kept, what is used meanwhile comes on top.
+        let currency = &account.spec.currency;
+        let accrued = self.accrued(&name, currency).0;
+        let with_use = |it: Summary| Summary {
+            balance: money::Money(it.balance.0.saturating_sub(accrued)),
+            this_month: money::Money(it.this_month.0.saturating_add(accrued)),
+            ..it
+        };
         let known = self.accounts.lock().unwrap_or_else(PoisonError::into_inner).get(&name).cloned();
         if let Some(known) = known.filter(|it| it.month_began == month_began) {
-            return Ok(known);
+            return Ok(with_use(known));
         }
-        let currency = &account.spec.currency;
+        let writes = self.writes.load(Ordering::Relaxed);
         let balance = self.ledger()?.balance(&name, currency).await?;
-        let lines = self.ledger()?.lines(&name, month_began.as_millisecond(), i64::MAX).await?;
-        let billed = lines.iter().filter(|it| it.kind != LineKind::Payment && it.currency == *currency);
+        let billed = self.ledger()?.billed(&name, currency, month_began.as_millisecond()).await?;
         let summary = Summary {
             balance: money::Money(balance.cash.available() + balance.voucher.available()),
-            this_month: money::Money(-billed.map(|it| it.cash + it.voucher).sum::<i64>()),
+            this_month: money::Money(billed),
             month_began,
         };
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner).insert(name, summary.clone());
-        Ok(summary)
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        if writes == self.writes.load(Ordering::Relaxed) {
+            accounts.insert(name, summary.clone());
+        }
+        Ok(with_use(summary))
     }
 
     /// Counts a payment: once per name, for ever. True when it was news.
@@ -77,14 +88,22 @@ impl Money {
         now: Timestamp,
     ) -> Result<bool, Problem> {
         let name = payment.name_any();
-        if self.counted.lock().unwrap_or_else(PoisonError::into_inner).contains(&name) {
-            return Ok(false);
-        }
         let invalid = |it: String| Problem::new(Reason::Invalid, it);
         let currency = Currency::find(&account.spec.currency)
             .ok_or_else(|| invalid(format!("`{}` is no currency of ISO 4217", account.spec.currency)))?;
         let amount = money::Money::parse(&payment.spec.amount, &currency)
             .map_err(|it| invalid(format!("amount: {it}")))?;
+        let this = Counted {
+            name: name.clone(),
+            account: account.name_any(),
+            amount: amount.0,
+            voucher: payment.spec.kind == PaymentKind::Voucher,
+        };
+        let before = self.counted.lock().unwrap_or_else(PoisonError::into_inner).get(&name).cloned();
+        if let Some(before) = before {
+            let message = "a Payment of this name was counted before, with another account, amount or kind: that one stays; give this one a name of its own";
+            return if before == this { Ok(false) } else { Err(Problem::new(Reason::Conflict, message)) };
+        }
         let paid = PaymentIn {
             name: name.clone(),
             account: account.name_any(),
@@ -94,20 +113,11 @@ impl Money {
             reference: payment.spec.reference.clone(),
         };
         let ledger = self.ledger().map_err(|it| super::unavailable(&it))?;
-        match ledger.pay(self.at(now), &paid).await.map_err(|it| self.seen(it)) {
-            Ok(done) => {
-                self.counted.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
-                if done == Done::New {
-                    self.touched();
-                }
-                Ok(done == Done::New)
-            }
-            Err(Error::Taken(_)) => {
-                let message = "a Payment of this name was counted before, with another account, amount or kind: that one stays; give this one a name of its own";
-                Err(Problem::new(Reason::Conflict, message))
-            }
-            Err(error) => Err(super::unavailable(&error)),
-        }
+        ledger.pay(self.at(now), &paid).await.map_err(|it| super::unavailable(&self.seen(it)))?;
+        // Also one that was there already is news: the answer to an earlier try was lost.
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner).insert(name, this);
+        self.touched();
+        Ok(true)
     }
 }
 

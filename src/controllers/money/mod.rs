@@ -1,14 +1,20 @@
 //! The ledger as the controllers use it: who leads it, what each contract has bought, what each account has.
 //!
 //! What is read is kept until this process writes: nobody else does, the ledger's fence sees to that. `standing` makes a contract's
-//! lease of its orders, `accounts` says how accounts and payments stand. What to buy, and when, is the contract's own business
-//! (`pool/order.rs`).
+//! lease of its orders, `accounts` says how accounts and payments stand; `meter` knows what workers have used, `metering` writes it down,
+//! `billing` makes lines of it. What to buy, and when, is the contract's own business (`pool/order.rs`).
 
 pub(super) mod accounts;
+mod billing;
+pub(super) mod meter;
+pub(super) mod metering;
 mod standing;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use jiff::Timestamp;
@@ -18,7 +24,7 @@ pub(super) use standing::{Detail, Held, Standing};
 
 use super::facts::Problem;
 use crate::api::condition::Reason;
-use crate::ledger::{At, Contract, Error, Ledger, OrderIn, RefundIn};
+use crate::ledger::{At, Counted, Error, Ledger, OrderIn, RefundIn};
 
 /// The ledger, and what is known of it.
 #[derive(Default)]
@@ -28,12 +34,18 @@ pub struct Money {
     epoch: AtomicI64,
     /// Contracts by the UID of their object.
     standings: Mutex<HashMap<String, Arc<Standing>>>,
+    /// UIDs of objects of whose contract a write may or may not have come through: it is read before anything else.
+    doubtful: Mutex<HashSet<String>>,
     /// Payments that are counted, by name.
-    counted: Mutex<HashSet<String>>,
+    counted: Mutex<HashMap<String, Counted>>,
     /// How accounts stand, until the next write.
     accounts: Mutex<HashMap<String, accounts::Summary>>,
+    /// How many writes there were: what was read before one is not kept after it.
+    writes: AtomicU64,
     /// Has anything been written since it was last asked?
     changed: AtomicBool,
+    /// What is metered.
+    pub(super) meter: meter::Meter,
     /// Somebody else leads the ledger: nothing may be done any more.
     pub fenced: CancellationToken,
 }
@@ -44,7 +56,14 @@ impl Money {
         let ledger = Ledger::open(url).await?;
         let epoch = ledger.lead().await?;
         self.epoch.store(epoch, Ordering::Relaxed);
-        for contract in ledger.contracts().await? {
+        let counted = ledger.payments().await?.into_iter().map(|it| (it.name.clone(), it)).collect();
+        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = counted;
+        let contracts = ledger.contracts().await?;
+        let (spans, billed) = (ledger.unbilled_spans().await?, ledger.billed_until().await?);
+        self.meter.load(&contracts, spans, &billed, ledger.prices().await?);
+        self.meter.sum_up();
+        // An endpoint orders nothing.
+        for contract in contracts.into_iter().filter(|it| !meter::is_endpoint(&it.object)) {
             let uid = contract.uid.clone();
             match Standing::read(&ledger, contract).await {
                 Ok(standing) => drop(self.standings().insert(uid, Arc::new(standing))),
@@ -68,17 +87,37 @@ impl Money {
         self.changed.swap(false, Ordering::Relaxed)
     }
 
+    /// Is it unknown whether the last write for this contract came through?
+    pub(super) fn is_doubtful(&self, uid: &str) -> bool {
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner).contains(uid)
+    }
+
+    /// Reads a contract anew.
+    pub(super) async fn refresh(&self, standing: &Standing) -> Result<Arc<Standing>, Error> {
+        self.keep(Standing::read(self.ledger()?, standing.contract.clone()).await?);
+        let uid = &standing.contract.uid;
+        self.standing(Some(uid)).ok_or_else(|| Error::NoContract(standing.contract.id.clone()))
+    }
+
+    /// Has the object had a contract that is closed by now?
+    pub(super) async fn is_closed(&self, uid: &str) -> Result<bool, Error> {
+        let contract = self.ledger()?.contract_of(uid).await?;
+        Ok(contract.is_some_and(|it| it.closed_at_ms.is_some()))
+    }
+
     /// Opens the contract of an object. One that was restored from a backup names its former contract, and takes it over when
-    /// that is still open and of the same object.
+    /// that is still open and of the same object. False when there is nothing to take over, and the object `must_adopt` because
+    /// it has been bought.
     pub(super) async fn open(
         &self,
         former: Option<&str>,
+        must_adopt: bool,
         object: &str,
         uid: &str,
         now: Timestamp,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         if self.standing(Some(uid)).is_some() {
-            return Ok(());
+            return Ok(true);
         }
         let at = self.at(now);
         let own = contract_id(uid);
@@ -96,9 +135,17 @@ impl Money {
                 self.standings().retain(|_, it| it.contract.id != contract.id);
                 contract
             }
+            None if must_adopt => return Ok(false),
             None => self.ledger()?.open_contract(at, &own, object, uid).await.map_err(|it| self.seen(it))?,
         };
-        self.read(contract).await
+        // One that was adopted, or opened by who led before, may have orders.
+        let standing = if former.is_some() || contract.opened_at_ms != at.ms {
+            Standing::read(self.ledger()?, contract).await?
+        } else {
+            Standing::new(contract)
+        };
+        self.keep(standing);
+        Ok(true)
     }
 
     /// Holds the price of an order.
@@ -108,20 +155,29 @@ impl Money {
         order: &OrderIn,
         now: Timestamp,
     ) -> Result<(), Error> {
-        self.ledger()?.hold(self.at(now), order).await.map_err(|it| self.seen(it))?;
-        self.read_again(standing).await
+        let mut write = self.begin(standing);
+        let held = self.sure(&mut write, standing, self.ledger()?.hold(self.at(now), order).await).await?;
+        self.keep(standing.with(held.order)?);
+        write.is_known = true;
+        Ok(())
     }
 
     /// Pays an order whose price is held.
     pub(super) async fn post(&self, standing: &Standing, order: &str, now: Timestamp) -> Result<(), Error> {
-        self.ledger()?.post(self.at(now), order).await.map_err(|it| self.seen(it))?;
-        self.read_again(standing).await
+        let mut write = self.begin(standing);
+        let posted = self.sure(&mut write, standing, self.ledger()?.post(self.at(now), order).await).await?;
+        self.keep(standing.with(posted.order)?);
+        write.is_known = true;
+        Ok(())
     }
 
     /// Gives up an order whose price is held.
     pub(super) async fn void(&self, standing: &Standing, order: &str, now: Timestamp) -> Result<(), Error> {
-        self.ledger()?.void(self.at(now), order).await.map_err(|it| self.seen(it))?;
-        self.read_again(standing).await
+        let mut write = self.begin(standing);
+        self.sure(&mut write, standing, self.ledger()?.void(self.at(now), order).await).await?;
+        self.keep(standing.without(order));
+        write.is_known = true;
+        Ok(())
     }
 
     /// Pays back, and closes the contract with the last of them.
@@ -143,20 +199,34 @@ impl Money {
         Ok(())
     }
 
-    async fn read_again(&self, standing: &Standing) -> Result<(), Error> {
-        self.read(standing.contract.clone()).await
+    fn begin(&self, standing: &Standing) -> Write<'_> {
+        Write { money: self, uid: standing.contract.uid.clone(), is_known: false }
     }
 
-    async fn read(&self, contract: Contract) -> Result<(), Error> {
-        let uid = contract.uid.clone();
-        let standing = Standing::read(self.ledger()?, contract).await?;
-        self.standings().insert(uid, Arc::new(standing));
+    /// After a failure nobody knows whether it was written: the contract is read anew, now or before its next step.
+    async fn sure<T>(
+        &self,
+        write: &mut Write<'_>,
+        standing: &Standing,
+        done: Result<T, Error>,
+    ) -> Result<T, Error> {
+        match &done {
+            Ok(_) => (),
+            Err(Error::NotEnough { .. }) => write.is_known = true,
+            Err(_) => write.is_known = self.refresh(standing).await.is_ok(),
+        }
+        done.map_err(|it| self.seen(it))
+    }
+
+    fn keep(&self, standing: Standing) {
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner).remove(&standing.contract.uid);
+        self.standings().insert(standing.contract.uid.clone(), Arc::new(standing));
         self.touched();
-        Ok(())
     }
 
     /// Accounts stand otherwise now.
     fn touched(&self) {
+        self.writes.fetch_add(1, Ordering::Relaxed);
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.changed.store(true, Ordering::Relaxed);
     }
@@ -180,6 +250,22 @@ impl Money {
 
     fn standings(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Standing>>> {
         self.standings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A write for a contract. While it is not known how it ended, and it may be dropped half-way, the contract is in doubt.
+struct Write<'m> {
+    money: &'m Money,
+    uid: String,
+    is_known: bool,
+}
+
+impl Drop for Write<'_> {
+    fn drop(&mut self) {
+        if !self.is_known {
+            let uid = std::mem::take(&mut self.uid);
+            self.money.doubtful.lock().unwrap_or_else(PoisonError::into_inner).insert(uid);
+        }
     }
 }
 

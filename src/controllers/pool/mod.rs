@@ -101,21 +101,31 @@ fn bought_in_status(pool: &ResidentPool) -> Option<pool::Bought> {
     pool.status.as_ref().and_then(|it| it.bought)
 }
 
+/// The pool's key while the ledger is silent about it, or makes no sense: it keeps what it has, and gets nothing.
+pub(super) fn frozen(context: &Context, pool: &ResidentPool) -> Option<Key> {
+    let is_settled = is_leaving(pool) && !is_guarded(pool);
+    matches!(order::bought(context, pool), Some(Err(_))).then(|| key(pool)).filter(|_| !is_settled)
+}
+
 /// What the pool asks of the allocator.
 pub(super) fn claim(context: &Context, pool: &ResidentPool) -> Option<Claim> {
     let caches = &context.caches;
     let valid = validate(caches, pool);
-    let expired = order::expired_cards(context, pool);
-    let may_buy = valid.is_ok() && !is_refused(pool) && !is_leaving(pool);
+    let may_buy = valid.is_ok() && !is_leaving(pool);
     let keeps = |cards| Claimed { cards, bought: cards, paid: false };
     let mut claimed = match order::bought(context, pool) {
-        Some(Ok(bought)) => order::claimed(pool, &bought, expired, may_buy),
-        // The ledger is silent or makes no sense: what is there stays.
-        Some(Err(_)) | None if bought_in_status(pool).is_some() => {
+        Some(Ok(bought)) => order::claimed(pool, &bought, may_buy),
+        // The ledger knows nothing of it: what is there stays.
+        None if bought_in_status(pool).is_some() => {
             keeps(bought_in_status(pool).map_or(0, |it| count(it.cards)))
         }
+        // Frozen, or without a contract yet.
         Some(Err(_)) | None => return None,
     };
+    if is_leaving(pool) && !is_guarded(pool) {
+        // It is settled; somebody else's finalizer keeps the object.
+        return None;
+    }
     if is_leaving(pool) {
         // Its cards go back when the last instance is gone; the instances keep theirs until then.
         claimed = keeps(if still_bound(caches, pool).is_empty() { 0 } else { claimed.bought });
@@ -143,6 +153,9 @@ pub(super) fn admitted(context: &Context, pool: &ResidentPool) -> (Vec<Admitted>
 
 /// What is bought and can be used now.
 pub(super) fn usable(context: &Context, pool: &ResidentPool) -> PoolSize {
+    if is_leaving(pool) && !is_guarded(pool) {
+        return PoolSize::default();
+    }
     match order::bought(context, pool) {
         Some(Ok(bought)) if matches!(bought.lease.state, State::Active { .. }) => bought.lease.size,
         Some(Ok(_)) => PoolSize::default(),
@@ -230,7 +243,7 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     } else {
         Ordered::default()
     };
-    let applied = apply(context, &pool, outcome.as_ref(), offer.as_ref().err()).await;
+    let applied = apply(context, &pool, outcome.as_ref(), &ordered).await;
 
     let facts = Facts { outcome: outcome.as_ref(), ordered: &ordered, offer: offer.as_ref() };
     let new = report::status(context, &pool, &facts);
@@ -249,7 +262,7 @@ async fn apply(
     context: &Context,
     pool: &ResidentPool,
     outcome: Option<&Outcome>,
-    problem: Option<&Problem>,
+    ordered: &Ordered,
 ) -> Result<(), Error> {
     if is_leaving(pool) {
         if is_guarded(pool)
@@ -276,10 +289,8 @@ async fn apply(
             .await
             .map_err(Error::Apply);
     }
-    if pool.spec.on_shortage != OnShortage::Fail || problem.is_some() || is_refused(pool) {
-        return Ok(());
-    }
-    if let Some(shortage) = report::shortage(pool, outcome) {
+    let refuses = pool.spec.on_shortage == OnShortage::Fail && ordered.may_refuse;
+    if let (Some(shortage), true) = (&ordered.short, refuses) {
         let refusal = format!("{} {}", generation(pool), in_words(shortage, &pool.spec.card_type).message);
         return context
             .cluster

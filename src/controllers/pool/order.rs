@@ -9,10 +9,10 @@ use super::{bought_in_status, count, generation, is_leaving, is_refused};
 use crate::api::condition::Reason;
 use crate::api::tariff::{ExpiredCards, ResidentTariff};
 use crate::api::{Account, ResidentPool, Tariff, account::AccountMode, names};
-use crate::controllers::facts::{self, Problem};
+use crate::controllers::facts::Problem;
 use crate::controllers::money::{self, Detail, Held, Standing};
 use crate::controllers::{Context, Error};
-use crate::domain::allocate::Outcome;
+use crate::domain::allocate::{Outcome, Shortage};
 use crate::domain::money::refund::{RefundRule, refund};
 use crate::domain::money::want::{look_again, next_order};
 use crate::domain::money::{
@@ -32,14 +32,24 @@ pub(super) struct Bought {
     /// Paid orders, the first one first.
     pub(super) orders: Vec<Order>,
     pub(super) held: Option<Held>,
+    /// Are its cards kept for it when it has expired?
+    keeps_cards: bool,
+    /// Of its orders.
+    pub(super) currency: Option<Currency>,
 }
 
 /// What a pass over the orders came to.
 #[derive(Debug, Default)]
 pub(super) struct Ordered {
+    /// Is it known what is bought?
+    pub(super) is_known: bool,
     pub(super) bought: Bought,
     /// Why something that is wanted is not bought, other than that there are no cards.
     pub(super) problem: Option<Problem>,
+    /// Why there are no cards for the next order.
+    pub(super) short: Option<Shortage>,
+    /// Is that order one that may be refused? A renewal waits, whatever the spec says.
+    pub(super) may_refuse: bool,
     /// When to look again.
     pub(super) again: Option<Duration>,
 }
@@ -55,6 +65,7 @@ pub(super) struct Offer {
     retention_days: u32,
     refund: RefundRule,
     early_factor: String,
+    keeps_cards: bool,
 }
 
 impl Offer {
@@ -81,6 +92,7 @@ impl Offer {
         };
         let refund = RefundRule { early_days, early_factor: exact(&early_factor)? };
         let retention_days = count(resident.retention_days);
+        let keeps_cards = resident.expired == ExpiredCards::Hold;
         let prices =
             PoolPrices { card_month: exact(&card_per_month)?, disk_gb_month: exact(&disk_per_gb_month)? };
         Ok(Offer {
@@ -93,6 +105,7 @@ impl Offer {
             retention_days,
             refund,
             early_factor,
+            keeps_cards,
         })
     }
 
@@ -107,25 +120,39 @@ impl Offer {
     }
 }
 
-/// What becomes of the cards of a pool that has expired. Without a tariff, what one says by default.
-pub(super) fn expired_cards(context: &Context, pool: &ResidentPool) -> ExpiredCards {
-    let tariff = facts::tariff(&context.caches, &pool.spec.region).ok();
-    tariff.and_then(|it| Some(it.spec.resident.as_ref()?.expired)).unwrap_or_default()
-}
-
 /// What the pool has bought; `None` when the ledger knows no contract of it.
 pub(super) fn bought(context: &Context, pool: &ResidentPool) -> Option<Result<Bought, Problem>> {
-    let standing = context.money.standing(pool.metadata.uid.as_deref())?;
-    Some(look(&standing, (context.now)()))
+    let uid = pool.metadata.uid.as_deref()?;
+    let standing = context.money.standing(Some(uid))?;
+    if context.money.is_doubtful(uid) {
+        let message = "the ledger has not said yet whether the last write came through";
+        return Some(Err(Problem::new(Reason::LedgerUnavailable, message)));
+    }
+    Some(look(pool, &standing, (context.now)()))
 }
 
-fn look(standing: &Standing, now: Timestamp) -> Result<Bought, Problem> {
-    let replayed = standing.lease(now);
-    let (lease, orders) = replayed.map_err(|it| {
-        let message = format!("the orders in the ledger don't fit together, so nothing is bought: {it}");
+fn look(pool: &ResidentPool, standing: &Standing, now: Timestamp) -> Result<Bought, Problem> {
+    let mismatch = |why: String| {
+        let message = format!(
+            "{why}: was another ledger configured, or an old backup restored? What the pool has stays; nothing is bought until that is mended"
+        );
         Problem::new(Reason::LedgerMismatch, message)
-    })?;
-    Ok(Bought { lease, orders, held: standing.held() })
+    };
+    let replayed = standing.lease(now);
+    let (lease, orders) =
+        replayed.map_err(|it| mismatch(format!("the orders in the ledger don't fit together ({it})")))?;
+    // The ledger is written before the status: that the status says more can't be.
+    if let Some(said) = bought_in_status(pool) {
+        let says_more = count(said.cards) > lease.size.cards
+            || count(said.disk_per_card_gb) > lease.size.disk_gb_per_card
+            || count(pool.status.as_ref().map_or(0, |it| it.renewals_bought)) > lease.renewals_bought;
+        if says_more {
+            return Err(mismatch("the pool says that more is bought than the ledger knows of".to_owned()));
+        }
+    }
+    let keeps_cards = standing.keeps_cards().unwrap_or_default();
+    let currency = standing.currency().and_then(Currency::find);
+    Ok(Bought { lease, orders, held: standing.held(), keeps_cards, currency })
 }
 
 /// Cards and disk, as the spec asks.
@@ -137,10 +164,11 @@ fn asked(pool: &ResidentPool, lease: &Lease) -> PoolSize {
     }
 }
 
+/// What its owner wants. A refused order is no more wanted; what is bought is renewed all the same.
 fn wanted(pool: &ResidentPool, lease: &Lease) -> Wanted {
     let auto_renew = pool.spec.auto_renew.filter(|it| it.enabled);
     Wanted {
-        size: asked(pool, lease),
+        size: if is_refused(pool) { lease.size } else { asked(pool, lease) },
         term_months: count(pool.spec.term.months),
         renewals: pool.spec.renewals.iter().map(|it| count(it.months)).collect(),
         auto_renew_months: auto_renew.map(|it| count(it.months)),
@@ -167,20 +195,20 @@ pub(super) struct Claimed {
     pub(super) paid: bool,
 }
 
-/// Cards that are the pool's, and those that it wants. `may_buy`: all that a purchase needs is there, and it is not refused.
-pub(super) fn claimed(pool: &ResidentPool, bought: &Bought, expired: ExpiredCards, may_buy: bool) -> Claimed {
+/// Cards that are the pool's, and those that it wants. `may_buy`: all that a purchase needs is there.
+pub(super) fn claimed(pool: &ResidentPool, bought: &Bought, may_buy: bool) -> Claimed {
     let lease = &bought.lease;
-    let own = match (lease.state, expired) {
-        (State::Active { .. }, _) | (State::Expired { .. }, ExpiredCards::Hold) => lease.size.cards,
-        (State::Expired { .. }, ExpiredCards::Lend)
-        | (State::Requested | State::Released { .. } | State::Ended { .. }, _) => 0,
+    let own = match lease.state {
+        State::Active { .. } => lease.size.cards,
+        State::Expired { .. } if bought.keeps_cards => lease.size.cards,
+        State::Requested | State::Expired { .. } | State::Released { .. } | State::Ended { .. } => 0,
     };
     if let Some(held) = &bought.held {
         let needed = needs_cards(&held.purpose, held.size, lease);
         return Claimed { cards: needed.max(own), bought: own, paid: true };
     }
     let next = match lease.state {
-        State::Requested | State::Active { .. } => asked(pool, lease).cards,
+        State::Requested | State::Active { .. } => wanted(pool, lease).size.cards,
         // It comes back by a renewal that is not bought yet.
         State::Expired { .. }
             if pool.spec.renewals.len() > usize::try_from(lease.renewals_bought).unwrap_or(0) =>
@@ -207,20 +235,33 @@ pub(super) async fn advance(
 ) -> Result<Ordered, Error> {
     let now = (context.now)();
     let uid = pool.uid().unwrap_or_default();
-    let Some(before) = context.money.standing(Some(&uid)) else {
+    let Some(mut standing) = context.money.standing(Some(&uid)) else {
         return open(context, pool, &uid, now).await;
     };
-    let expired = expired_cards(context, pool);
-    let mut standing = before;
+    if context.money.is_doubtful(&uid) {
+        match context.money.refresh(&standing).await {
+            Ok(fresh) => standing = fresh,
+            Err(error) => {
+                let problem = Some(money::unavailable(&error));
+                return Ok(Ordered { problem, again: Some(TRY_AGAIN), ..Ordered::default() });
+            }
+        }
+    }
     let mut ordered = Ordered::default();
     for _ in 0..ORDERS_AT_ONCE {
-        ordered.bought = match look(&standing, now) {
+        ordered.bought = match look(pool, &standing, now) {
             Ok(bought) => bought,
-            Err(problem) => return Ok(Ordered { problem: Some(problem), ..ordered }),
+            Err(problem) => return Ok(Ordered { problem: Some(problem), ..Ordered::default() }),
         };
-        let step = decide(pool, &ordered.bought, offer, expired, outcome, now);
+        ordered.is_known = true;
+        let step = decide(pool, &ordered.bought, offer, outcome, now);
         let done = match step {
             Step::Nothing => break,
+            Step::Short(shortage, purpose) => {
+                ordered.short = Some(shortage);
+                ordered.may_refuse = matches!(purpose, Purpose::Initial | Purpose::Expansion { .. });
+                break;
+            }
             Step::Problem(problem) => {
                 ordered.problem = Some(problem);
                 break;
@@ -261,17 +302,21 @@ pub(super) async fn advance(
 async fn open(context: &Context, pool: &ResidentPool, uid: &str, now: Timestamp) -> Result<Ordered, Error> {
     let restored = pool.annotations().get(names::CONTRACT).map(String::as_str);
     let is_restored = restored.is_some_and(|it| it != money::contract_id(uid));
-    if bought_in_status(pool).is_some() && !is_restored {
+    let is_bought = bought_in_status(pool).is_some();
+    let unknown = || {
         let message = "the pool is bought, and the ledger knows nothing of it: was another ledger configured, or an old backup restored? What it has stays; nothing is bought until the ledger is back";
-        let problem = Some(Problem::new(Reason::LedgerMismatch, message));
-        return Ok(Ordered { problem, ..Ordered::default() });
+        Ok(Ordered { problem: Some(Problem::new(Reason::LedgerMismatch, message)), ..Ordered::default() })
+    };
+    if is_bought && !is_restored {
+        return unknown();
     }
     if is_leaving(pool) {
         return Ok(Ordered::default());
     }
     let object = format!("ResidentPool/{}/{}", pool.namespace().unwrap_or_default(), pool.name_any());
-    match context.money.open(restored, &object, uid, now).await {
-        Ok(()) => {
+    match context.money.open(restored, is_bought, &object, uid, now).await {
+        Ok(false) => unknown(),
+        Ok(true) => {
             context.caches.changes.cards_changed.notify_one();
             Ok(Ordered::default())
         }
@@ -287,6 +332,8 @@ async fn open(context: &Context, pool: &ResidentPool, uid: &str, now: Timestamp)
 #[derive(Debug, PartialEq)]
 enum Step {
     Nothing,
+    /// There are no cards for this order.
+    Short(Shortage, Purpose),
     Problem(Problem),
     Hold(Order),
     Post(String),
@@ -297,14 +344,14 @@ fn decide(
     pool: &ResidentPool,
     bought: &Bought,
     offer: Result<&Offer, &Problem>,
-    expired: ExpiredCards,
     outcome: Option<&Outcome>,
     now: Timestamp,
 ) -> Step {
     let lease = &bought.lease;
-    let may_buy = offer.is_ok() && !is_refused(pool) && !is_leaving(pool);
+    let may_buy = offer.is_ok() && !is_leaving(pool);
+    let is_over = lease.state == State::Requested && is_refused(pool);
     let next = match offer {
-        Ok(offer) if may_buy => {
+        Ok(offer) if may_buy && !is_over => {
             match next_order(&wanted(pool, lease), lease, &offer.prices, now, &offer.currency) {
                 Ok(Next::Order(order)) => Some(order),
                 Ok(Next::Nothing) => None,
@@ -313,14 +360,17 @@ fn decide(
         }
         Ok(_) | Err(_) => None,
     };
-    let claimed = claimed(pool, bought, expired, may_buy);
+    let claimed = claimed(pool, bought, may_buy);
     let answer = outcome.filter(|it| it.version == version(pool, claimed));
-    let locked = answer.map_or(0, Outcome::cards_in_place);
+    // Cards that were bought before and are away for a moment don't hold up an expansion.
+    let own_away = |it: &Outcome| claimed.bought.min(it.cards() - it.cards_in_place());
+    let locked = answer.map_or(0, |it| it.cards_in_place() + own_away(it));
     if let Some(held) = &bought.held {
         let needed = needs_cards(&held.purpose, held.size, lease);
-        let is_wanted = next
-            .as_ref()
-            .is_some_and(|it| it.purpose == held.purpose && it.months == held.months && it.size == held.size);
+        let same =
+            |it: &Order| it.purpose == held.purpose && it.months == held.months && it.size == held.size;
+        let payer = |it: &Offer| it.account.name_any() == held.account && it.currency.code() == held.currency;
+        let is_wanted = next.as_ref().is_some_and(same) && offer.is_ok_and(payer);
         // Somebody else took the cards, or it is not wanted any more.
         return if !is_wanted || answer.is_some_and(|it| it.shortage.is_some() && locked < needed) {
             Step::Void(held.id.clone())
@@ -330,13 +380,22 @@ fn decide(
             Step::Nothing
         };
     }
+    let listed = u32::try_from(pool.spec.renewals.len()).unwrap_or(u32::MAX);
+    if listed < lease.renewals_bought && offer.is_ok() {
+        let message = format!(
+            "spec.renewals has {listed} entries, and {} are bought: what is appended counts only after those; list them again first",
+            lease.renewals_bought
+        );
+        return Step::Problem(Problem::new(Reason::Invalid, message));
+    }
     let Some(order) = next else { return Step::Nothing };
     let needed = needs_cards(&order.purpose, order.size, lease);
     // Money is held when the allocator has said that the cards are there.
-    if needed == 0 || answer.is_some_and(|it| it.shortage.is_none()) {
-        Step::Hold(order)
-    } else {
-        Step::Nothing
+    match answer.map(|it| &it.shortage) {
+        _ if needed == 0 => Step::Hold(order),
+        Some(None) => Step::Hold(order),
+        Some(Some(shortage)) => Step::Short(shortage.clone(), order.purpose),
+        None => Step::Nothing,
     }
 }
 
@@ -364,17 +423,19 @@ async fn hold(
         retention_days: offer.retention_days,
         early_days: offer.refund.early_days,
         early_factor: offer.early_factor.clone(),
+        keeps_cards: offer.keeps_cards,
         from: is_dated.then_some(order.period.start),
         to: is_dated.then_some(order.period.end),
     };
+    let (account, currency) = (offer.account.name_any(), offer.currency.code());
     let wanted = OrderIn {
         id: format!("{}/{}", standing.contract.id, order.purpose.id()),
         contract: standing.contract.id.clone(),
-        account: offer.account.name_any(),
-        currency: offer.currency.code().to_owned(),
+        accrued: context.money.accrued(&account, currency).0.max(0),
+        account,
+        currency: currency.to_owned(),
         price: order.price.0,
         least: offer.least()?,
-        accrued: 0,
         detail: serde_json::to_string(&detail).unwrap_or_default(),
     };
     match context.money.hold(standing, &wanted, now).await {
@@ -383,9 +444,9 @@ async fn hold(
             let message = format!(
                 "{} costs {} {currency} and Account {} has {} {currency} for it, credit included: add a Payment of {} {currency} or more",
                 order.purpose.id(),
-                text(needed),
+                text(order.price.0),
                 wanted.account,
-                text(available - wanted.least.unwrap_or(0)),
+                text(available - wanted.least.unwrap_or(0) + order.price.0 - needed),
                 text(needed - available + wanted.least.unwrap_or(0)),
                 currency = wanted.currency,
             );
@@ -397,7 +458,15 @@ async fn hold(
 
 /// Pays back what the owner has not used, and closes the contract: once, as of the moment in which the pool was deleted.
 pub(super) async fn settle(context: &Context, pool: &ResidentPool) -> Result<(), Error> {
-    let Some(standing) = context.money.standing(pool.metadata.uid.as_deref()) else { return Ok(()) };
+    let uid = pool.uid().unwrap_or_default();
+    let Some(standing) = context.money.standing(Some(&uid)) else {
+        let is_settled =
+            bought_in_status(pool).is_none() || context.money.is_closed(&uid).await.map_err(Error::Ledger)?;
+        let why = "the ledger knows nothing of what this pool has bought, so it can't be refunded";
+        return if is_settled { Ok(()) } else { Err(Error::Amount(why.to_owned())) };
+    };
+    // Nothing may be left behind that is not known here.
+    let standing = context.money.refresh(&standing).await.map_err(Error::Ledger)?;
     let left_at =
         pool.metadata.deletion_timestamp.as_ref().map_or_else(context.now, |it| (context.on_our_clock)(it.0));
     let now = (context.now)();

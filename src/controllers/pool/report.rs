@@ -5,16 +5,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Resource;
 
 use super::order::{Offer, Ordered};
-use super::{
-    admitted_to, count, generation, in_words, is_leaving, is_refused, number, refusal, still_bound, usable,
-};
+use super::{admitted_to, count, in_words, is_leaving, is_refused, number, refusal, still_bound, usable};
 use crate::api::condition::{Conditions, Reason, Type};
 use crate::api::pool::{Bought, NodeCards, PoolCards, PoolDisk, PoolEndpoint, PoolOrder, PoolPhase};
 use crate::api::term::{OrderKind, Paid};
 use crate::api::{ResidentPool, ResidentPoolStatus};
 use crate::controllers::Context;
 use crate::controllers::facts::Problem;
-use crate::domain::allocate::{Outcome, Shortage};
+use crate::domain::allocate::Outcome;
 use crate::domain::money::{Currency, Lease, Money, Order, PoolSize, Purpose, Reminder, State};
 
 /// Orders that the status shows.
@@ -27,12 +25,6 @@ pub(super) struct Facts<'a> {
     pub(super) offer: Result<&'a Offer, &'a Problem>,
 }
 
-/// Why the allocator can't give what is asked for, when it has answered to this very spec.
-pub(super) fn shortage<'a>(pool: &ResidentPool, outcome: Option<&'a Outcome>) -> Option<&'a Shortage> {
-    let of_this = |it: &&Outcome| it.version.split('/').next() == Some(generation(pool).as_str());
-    outcome.filter(of_this)?.shortage.as_ref()
-}
-
 /// The status.
 pub(super) fn status(context: &Context, pool: &ResidentPool, facts: &Facts<'_>) -> ResidentPoolStatus {
     let before = pool.status.clone().unwrap_or_default();
@@ -40,7 +32,7 @@ pub(super) fn status(context: &Context, pool: &ResidentPool, facts: &Facts<'_>) 
     let none = Outcome::default();
     let has = facts.outcome.unwrap_or(&none);
     let locked = number(has.cards());
-    let knows = context.money.standing(pool.metadata.uid.as_deref()).is_some();
+    let knows = facts.ordered.is_known;
     let bought = if knows { in_api(lease) } else { before.bought };
     let use_now = usable(context, pool);
     let (admitted, left) = admitted_to(&context.caches, pool, use_now);
@@ -63,7 +55,8 @@ pub(super) fn status(context: &Context, pool: &ResidentPool, facts: &Facts<'_>) 
     set_paid(&mut conditions, pool, facts);
     set_expiring(&mut conditions, lease, now);
     conditions.set(Type::Ready, holds, why.reason, why.message);
-    let currency = facts.offer.ok().map(|it| &it.currency);
+    let currency = facts.ordered.bought.currency.as_ref();
+    let kept = |known, before| if knows { known } else { before };
     let orders = &facts.ordered.bought.orders;
     let time = |it: Timestamp| Time(it);
     ResidentPoolStatus {
@@ -90,15 +83,12 @@ pub(super) fn status(context: &Context, pool: &ResidentPool, facts: &Facts<'_>) 
             .iter()
             .map(|it| NodeCards { name: it.node.clone(), cards: number(it.cards) })
             .collect(),
-        started_at: lease.started_at.map(time),
-        expires_at: expiry(lease).map(time),
-        releases_at: match lease.state {
-            State::Expired { releases_at, .. } => Some(time(releases_at)),
-            State::Requested | State::Active { .. } | State::Released { .. } | State::Ended { .. } => None,
-        },
+        started_at: kept(lease.started_at.map(time), before.started_at),
+        expires_at: kept(expiry(lease).map(time), before.expires_at),
+        releases_at: kept(release(lease).map(time), before.releases_at),
         orders: currency.map(|it| shown(orders, it)).unwrap_or(before.orders),
         paid: currency.map(|it| paid(orders, it)).unwrap_or(before.paid),
-        renewals_bought: number(lease.renewals_bought),
+        renewals_bought: if knows { number(lease.renewals_bought) } else { before.renewals_bought },
         conditions: conditions.done(),
     }
 }
@@ -141,7 +131,7 @@ fn why(context: &Context, pool: &ResidentPool, facts: &Facts<'_>, state: &Place)
             let message = format!(
                 "expired at {since}: append to spec.renewals, such as {{months: 1}}, to bring it back; at {releases_at} it is released for good"
             );
-            if facts.ordered.problem.is_none() && shortage(pool, facts.outcome).is_none() {
+            if facts.ordered.problem.is_none() && facts.ordered.short.is_none() {
                 return Problem::new(Reason::Expired, message);
             }
         }
@@ -165,7 +155,7 @@ fn why(context: &Context, pool: &ResidentPool, facts: &Facts<'_>, state: &Place)
     if let Some(problem) = &facts.ordered.problem {
         return problem.clone();
     }
-    if let Some(shortage) = shortage(pool, facts.outcome).filter(|_| !state.is_complete) {
+    if let Some(shortage) = &facts.ordered.short {
         return in_words(shortage, &pool.spec.card_type);
     }
     if state.is_complete {
@@ -231,10 +221,18 @@ fn set_expiring(conditions: &mut Conditions<'_>, lease: &Lease, now: Timestamp) 
     conditions.set(Type::ExpiringSoon, Some(holds), reason, message);
 }
 
-/// Tells of each reminder, and of expiry and release, when it comes.
+/// Tells of each reminder, of expiry and release, and of money that is missing, when it comes.
 pub(super) async fn tell(context: &Context, pool: &ResidentPool, new: &ResidentPoolStatus) {
     let expiring =
         |it: &ResidentPoolStatus| it.conditions.iter().find(|it| it.type_ == "ExpiringSoon").cloned();
+    let paid = |it: &ResidentPoolStatus| it.conditions.iter().find(|it| it.type_ == "Paid").cloned();
+    // That the pool is not Ready is told by its own Event.
+    let is_ready = new.conditions.iter().any(|it| it.type_ == "Ready" && it.status == "True");
+    if let Some(now) = paid(new).filter(|it| is_ready && it.status == "False" && it.reason != "Pending")
+        && pool.status.as_ref().and_then(paid).is_none_or(|it| it.reason != now.reason)
+    {
+        context.cluster.tell(&pool.object_ref(&()), true, &now.reason, &now.message).await;
+    }
     let Some(now) = expiring(new).filter(|it| it.status == "True") else { return };
     if pool.status.as_ref().and_then(expiring).is_none_or(|it| it.message != now.message) {
         context.cluster.tell(&pool.object_ref(&()), true, &now.reason, &now.message).await;
@@ -264,6 +262,13 @@ fn expiry(lease: &Lease) -> Option<Timestamp> {
         State::Active { expires_at } => Some(expires_at),
         State::Expired { since, .. } => Some(since),
         State::Requested | State::Released { .. } | State::Ended { .. } => None,
+    }
+}
+
+fn release(lease: &Lease) -> Option<Timestamp> {
+    match lease.state {
+        State::Expired { releases_at, .. } => Some(releases_at),
+        State::Requested | State::Active { .. } | State::Released { .. } | State::Ended { .. } => None,
     }
 }
 

@@ -117,7 +117,7 @@ impl Currency {
     }
 
     /// Its code: three capitals.
-    pub fn code(&self) -> &str {
+    pub fn code(&self) -> &'static str {
         self.code
     }
 

@@ -44,7 +44,8 @@ pub struct Offer<'a> {
 }
 
 /// The next order of a pool. First its initial term; then the renewals that are not bought, in their order, before expiry
-/// or after it; then, while it is active, an expansion; then, from 24 h before expiry and never after it, an auto-renewal.
+/// or after it; then, from 24 h before expiry and never after it, an auto-renewal; then, while it is active, an expansion. What is
+/// there is kept before it grows: an expansion that waits for cards or money must not let the whole pool expire.
 ///
 /// The lease is as of now: what should have changed by now gets no order before it has.
 pub fn next_order(
@@ -59,10 +60,13 @@ pub fn next_order(
     if let Some(order) = next_term(wanted, lease, &offer(of_size), now, currency)? {
         return Ok(Next::Order(order));
     }
-    if let Some(order) = next_expansion(wanted, lease, prices, now, currency)? {
-        return Ok(Next::Order(order));
+    match next_auto(wanted, lease, &offer(lease.size), now, currency)? {
+        Next::Order(order) => Ok(Next::Order(order)),
+        Next::Nothing => {
+            let expansion = next_expansion(wanted, lease, prices, now, currency)?;
+            Ok(expansion.map_or(Next::Nothing, Next::Order))
+        }
     }
-    next_auto(wanted, lease, &offer(lease.size), now, currency)
 }
 
 /// The next order of one machine: as that of a pool, but it does not grow, and long terms may cost less.

@@ -1,7 +1,7 @@
 //! The process dies, or the disk fills up, at any statement of any write: repeated, the ledger is the same to the byte.
 
-use super::cases::{at, cash, charge, open, order, refund, voucher};
-use super::{At, Error, Folder, Ledger, copy};
+use super::cases::{at, cash, charge, measured, open, order, refund, usage, voucher};
+use super::{At, Error, Folder, Ledger, Measured, UsageIn, copy};
 
 /// The life of a contract, one call each.
 #[derive(Debug, Clone, Copy)]
@@ -12,6 +12,10 @@ enum Step {
     Void(&'static str),
     Post(&'static str),
     Usage,
+    Measure,
+    Bill,
+    End,
+    Close,
     Adopt,
     Mint,
     Leave,
@@ -28,7 +32,11 @@ const LIFE: &[Step] = &[
     Step::Adopt,
     Step::Hold("renewal"),
     Step::Post("renewal"),
+    Step::Measure,
+    Step::Bill,
+    Step::End,
     Step::Mint,
+    Step::Close,
     Step::Leave,
 ];
 
@@ -42,6 +50,17 @@ async fn take(ledger: &Ledger, step: Step, now: At) -> Result<(), Error> {
         Step::Usage => {
             let lines: Vec<_> = (0..150).map(|it| charge(&format!("usage/{it}"), 1)).collect();
             ledger.charge(now, &lines).await.map(|_| ())
+        }
+        Step::Measure => ledger.measure(now, &measured()).await,
+        Step::Bill => ledger.charge_usage(now, &usage()).await.map(|_| ()),
+        Step::End => {
+            let ended = vec![("pod-1/1".to_owned(), 8_000)];
+            ledger.measure(now, &Measured { ended, ..Measured::default() }).await
+        }
+        Step::Close => {
+            let closed = vec!["c2".to_owned()];
+            let last = UsageIn { charges: vec![charge("last", 3)], closed, ..UsageIn::default() };
+            ledger.charge_usage(now, &last).await.map(|_| ())
         }
         Step::Adopt => {
             ledger.adopt_contract(now, "c1", "ResidentPool/team-a/chat", "uid-2").await.map(|_| ())

@@ -390,6 +390,13 @@ fn what_is_ordered_next() {
             Some((auto, "2026-02-28", "2026-03-31", 1, 6, month)),
         ),
         ("active", wanted(6, &[], None), "2026-02-27", None),
+        // What is there is kept before it grows.
+        (
+            "active",
+            wanted(8, &[], Some(1)),
+            "2026-02-27",
+            Some((auto, "2026-02-28", "2026-03-31", 1, 6, month)),
+        ),
         (
             "active",
             wanted(6, &[3], Some(1)),

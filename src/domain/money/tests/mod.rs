@@ -2,6 +2,7 @@
 
 mod amounts;
 mod leases;
+mod metering;
 mod orders;
 mod others;
 

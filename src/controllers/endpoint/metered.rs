@@ -1,0 +1,120 @@
+//! What the pods of an endpoint tell the meter: which of them are elastic workers, since when they are ready, when they ended, and who
+//! pays. What becomes of that is decided in `domain::money::metering`.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::api::{ServerlessEndpoint, names};
+use crate::cluster::read::{Caches, ContractRef};
+use crate::cluster::slim::SlimPod;
+use crate::controllers::money::meter::{Name, Offer, Seen, Terms};
+use crate::controllers::{Context, facts};
+use crate::domain::book::Share;
+use crate::domain::money::metering::Life;
+use crate::domain::money::{Currency, Exact};
+
+/// Shows the meter all workers of an endpoint, also of one that is gone.
+pub(super) fn observe(context: &Context, contract: &ContractRef) {
+    let caches = &context.caches;
+    let name = (contract.namespace.clone(), contract.name.clone());
+    let look = || -> Vec<Seen> {
+        let endpoint = caches.endpoints.get(&contract.namespace, &contract.name);
+        let payer = endpoint.as_deref().and_then(|it| payer(caches, it));
+        let pods = caches.pods.under(&format!("endpoint/{}/{}", contract.namespace, contract.name));
+        let seen = |pod: &SlimPod| {
+            let owner = owner(pod)?;
+            let cards = Some(pod.requests(&Share::Shared.resource())).filter(|it| *it > 0)?;
+            let payer = payer.as_ref().filter(|it| it.endpoint_uid.as_deref() == Some(owner.as_str()));
+            Some(Seen {
+                pod: pod.metadata.uid.clone()?,
+                owner,
+                cards,
+                life: life(context, pod),
+                offer: payer.and_then(|it| offer(context, it, pod)),
+            })
+        };
+        pods.iter().filter_map(|it| seen(it)).collect()
+    };
+    context.money.meter.observe(&name, look, (context.now)());
+}
+
+/// May a pod that has ended be let go: does the ledger know of its end?
+pub(super) fn may_go(context: &Context, contract: &ContractRef, pod: &SlimPod) -> bool {
+    let name = (contract.namespace.clone(), contract.name.clone());
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let seen = pod.ended_at().map(context.on_our_clock);
+    context.money.meter.may_go(&name, uid, seen, (context.now)())
+}
+
+/// UIDs of the pods of an endpoint that live, as far as their nodes can tell.
+pub(in crate::controllers) fn alive(caches: &Caches, (namespace, name): &Name) -> HashSet<String> {
+    let lives = |pod: &SlimPod| {
+        let node = pod.spec.node_name.as_deref().and_then(|it| caches.nodes.get("", it));
+        node.is_some_and(|it| it.is_ready()) && !is_down(pod)
+    };
+    let pods = caches.pods.under(&format!("endpoint/{namespace}/{name}"));
+    pods.iter().filter(|it| lives(it)).filter_map(|it| it.metadata.uid.clone()).collect()
+}
+
+/// UID of the endpoint whose pod it is.
+fn owner(pod: &SlimPod) -> Option<String> {
+    let all = pod.metadata.owner_references.iter().flatten();
+    all.filter(|it| it.kind == "ServerlessEndpoint").map(|it| it.uid.clone()).next()
+}
+
+fn life(context: &Context, pod: &SlimPod) -> Life {
+    let ours = |it: Option<Timestamp>| it.map(context.on_our_clock);
+    if is_down(pod) {
+        Life::Down { ended_at: ours(pod.ended_at()) }
+    } else if let Some(ended_at) = ours(pod.restarted_at()) {
+        Life::Restarted { ended_at }
+    } else {
+        Life::Up { ready_since: ours(pod.ready_since()) }
+    }
+}
+
+/// Has it ended, or crashed? Of a pod that leaves all containers must have ended: until then it drains. What becomes of pods whose node
+/// is gone is asked of the API server, when they are let go.
+fn is_down(pod: &SlimPod) -> bool {
+    match pod.metadata.deletion_timestamp {
+        Some(_) => pod.is_over() || pod.has_ended(),
+        None => pod.is_over() || pod.is_crashed(),
+    }
+}
+
+/// Who pays for an endpoint's workers, and by which tariff.
+struct Payer {
+    endpoint_uid: Option<String>,
+    account: String,
+    tariff: std::sync::Arc<crate::api::Tariff>,
+    currency: Currency,
+}
+
+fn payer(caches: &Caches, endpoint: &ServerlessEndpoint) -> Option<Payer> {
+    let on = endpoint.spec.placement.serverless.as_ref()?;
+    let namespace = endpoint.namespace().unwrap_or_default();
+    let (account, tariff) = facts::payer(caches, &namespace, &on.region).ok()?;
+    let currency = Currency::find(&tariff.spec.currency)?;
+    Some(Payer { endpoint_uid: endpoint.metadata.uid.clone(), account: account.name_any(), tariff, currency })
+}
+
+/// What its card costs, whose type its node says.
+fn offer(context: &Context, payer: &Payer, pod: &SlimPod) -> Option<Offer> {
+    let node = context.caches.nodes.get("", pod.spec.node_name.as_deref()?)?;
+    let card_type = node.labels().get(names::CARD_TYPE)?.clone();
+    let spec = &payer.tariff.spec;
+    let price = spec.serverless.as_ref()?.cards.iter().find(|it| it.card_type == card_type)?;
+    let made = payer.tariff.metadata.creation_timestamp.as_ref();
+    Some(Offer {
+        terms: Terms {
+            account: payer.account.clone(),
+            currency: payer.currency,
+            sku: format!("{}/{card_type}", spec.region),
+        },
+        price: Exact::parse(&price.per_second).ok()?,
+        price_text: price.per_second.clone(),
+        since: made.map_or_else(context.now, |it| (context.on_our_clock)(it.0)),
+    })
+}

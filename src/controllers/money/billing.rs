@@ -1,0 +1,200 @@
+//! What of that which is metered can be billed, and its lines. Reads memory only; `metering` posts.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::json;
+
+use super::meter::{Contract, Known, Meter, Metered, Name, Terms, object_of};
+use super::{Money, contract_id};
+use crate::domain::money;
+use crate::domain::money::metering::{billable_until, closed_until, spans};
+use crate::domain::money::usage::{self, Line, NoLine};
+use crate::ledger::ChargeIn;
+
+/// What is to be billed of one contract.
+pub(super) struct Bill {
+    pub(super) name: Name,
+    pub(super) uid: String,
+    pub(super) charges: Vec<ChargeIn>,
+    /// Spans, and until when.
+    pub(super) billed: Vec<(String, Timestamp)>,
+    /// Is it the last one?
+    pub(super) closes: bool,
+}
+
+impl Meter {
+    /// What can be billed now. `is_gone`: nothing of the endpoint is there any more.
+    pub(super) fn due(&self, now: Timestamp, is_gone: impl Fn(&Name, &str) -> bool) -> Vec<Bill> {
+        let mut known = self.known();
+        let mut bills = Vec::new();
+        let mut never_ready = Vec::new();
+        for (name, contracts) in &known.contracts {
+            for (uid, contract) in contracts {
+                if !contract.is_observed || !contract.is_written() {
+                    continue;
+                }
+                let running = || contract.spans.values().filter(|it| it.times.until.is_none());
+                let closes = running().next().is_none() && is_gone(name, uid);
+                if closes && !contract.is_open {
+                    never_ready.push((name.clone(), uid.clone()));
+                    continue;
+                }
+                let until = if closes {
+                    Timestamp::MAX
+                } else {
+                    billable_until(now, running().map(|it| it.times.confirmed))
+                };
+                match known.bill(name, uid, contract, until, closes) {
+                    Ok(bill) if bill.billed.is_empty() && !closes => (),
+                    Ok(bill) => bills.push(bill),
+                    Err(error) => tracing::error!(?name, %error, "usage can't be billed"),
+                }
+            }
+        }
+        for (name, uid) in never_ready {
+            known.forget(&name, &uid);
+        }
+        bills
+    }
+
+    /// It is in the ledger.
+    pub(super) fn billed(&self, bills: &[Bill]) {
+        let mut known = self.known();
+        for bill in bills {
+            if bill.closes {
+                known.forget(&bill.name, &bill.uid);
+                continue;
+            }
+            let Some(contract) = known.contract(&bill.name, &bill.uid) else { continue };
+            for (id, until) in &bill.billed {
+                let Some(it) = contract.spans.get_mut(id) else { continue };
+                it.times.billed = it.times.billed.max(*until);
+                contract.closed_until = contract.closed_until.max(Some(closed_until(*until)));
+            }
+            contract.spans.retain(|_, it| it.times.until.is_none_or(|until| it.times.billed < until));
+        }
+    }
+
+    /// Sums up what accounts have used that is not billed yet, as far as is confirmed: as its lines will say. True when that
+    /// changed.
+    pub(super) fn sum_up(&self) -> bool {
+        let mut known = self.known();
+        let mut accrued: HashMap<String, BTreeMap<&'static str, i64>> = HashMap::new();
+        for contract in known.contracts.values().flat_map(BTreeMap::values) {
+            for (terms, group) in by_terms(contract.spans.values()) {
+                // What can't be billed can't be counted either; that is said where it is billed.
+                let lines = known.lines(terms, &group, Timestamp::MAX).unwrap_or_default();
+                let sums = accrued.entry(terms.account.clone()).or_default();
+                let sum = sums.entry(terms.currency.code()).or_default();
+                *sum = lines.iter().fold(*sum, |sum, it| sum.saturating_add(it.amount.0));
+            }
+        }
+        let changed = known.accrued != accrued;
+        known.accrued = accrued;
+        changed
+    }
+
+    /// What an account has used that is not billed yet.
+    pub(super) fn accrued(&self, account: &str, currency: &str) -> money::Money {
+        let known = self.known();
+        let sum = known.accrued.get(account).and_then(|it| it.get(currency));
+        money::Money(sum.copied().unwrap_or_default())
+    }
+}
+
+/// Spans that have the same payer, currency and prices.
+fn by_terms<'a>(spans: impl Iterator<Item = &'a Metered>) -> Vec<(&'a Terms, Vec<&'a Metered>)> {
+    let mut groups: BTreeMap<(&str, &str, &str), (&Terms, Vec<&Metered>)> = BTreeMap::new();
+    for it in spans {
+        let Terms { account, currency, sku } = &it.terms;
+        let key = (account.as_str(), currency.code(), sku.as_str());
+        groups.entry(key).or_insert_with(|| (&it.terms, Vec::new())).1.push(it);
+    }
+    groups.into_values().collect()
+}
+
+impl Contract {
+    /// Does the ledger know all of it?
+    fn is_written(&self) -> bool {
+        self.spans.values().all(Metered::is_written)
+    }
+}
+
+impl Known {
+    /// The lines of spans with the same terms, up to a moment.
+    fn lines(&self, terms: &Terms, of: &[&Metered], until: Timestamp) -> Result<Vec<Line>, NoLine> {
+        let Some(list) = self.prices.get(&terms.sku) else {
+            return of.first().map_or(Ok(Vec::new()), |it| Err(NoLine::Unpriced(it.times.from)));
+        };
+        let uses = of.iter().map(|it| (&it.times, u64::from(it.cards)));
+        usage::bill(&spans(uses, until), &list.prices, &terms.currency)
+    }
+
+    /// What of a contract is not billed, up to a moment.
+    fn bill(
+        &self,
+        name: &Name,
+        uid: &str,
+        contract: &Contract,
+        until: Timestamp,
+        closes: bool,
+    ) -> Result<Bill, NoLine> {
+        let unbilled = |it: &Metered| it.times.unbilled(until).map(|it| it.end);
+        let billed: Vec<(String, Timestamp)> =
+            contract.spans.iter().filter_map(|(id, it)| Some((id.clone(), unbilled(it)?))).collect();
+        let mut charges = Vec::new();
+        // All that begins here on one day at one price has an id of its own, whoever pays.
+        let mut taken: HashSet<String> = HashSet::new();
+        for (terms, group) in by_terms(contract.spans.values().filter(|it| unbilled(it).is_some())) {
+            for line in self.lines(terms, &group, until)? {
+                let mut charge = self.charge(name, uid, terms, &line);
+                let mut number = 1;
+                while !taken.insert(charge.id.clone()) {
+                    charge.id = format!("{}/{number}", line_id(uid, &line));
+                    number += 1;
+                }
+                charges.push(charge);
+            }
+        }
+        Ok(Bill { name: name.clone(), uid: uid.to_owned(), charges, billed, closes })
+    }
+
+    fn charge(&self, name: &Name, uid: &str, terms: &Terms, line: &Line) -> ChargeIn {
+        let price = self.prices.get(&terms.sku).and_then(|it| it.texts.get(&line.key.epoch));
+        let (region, card_type) = terms.sku.rsplit_once('/').unwrap_or(("", &terms.sku));
+        let detail = json!({
+            "object": object_of(name),
+            "day": day_of(line),
+            "region": region,
+            "cardType": card_type,
+            "cardSeconds": line.unit_seconds,
+            "perSecond": price,
+            "priceSince": line.key.epoch,
+        });
+        ChargeIn {
+            id: line_id(uid, line),
+            contract: contract_id(uid),
+            account: terms.account.clone(),
+            currency: terms.currency.code().to_owned(),
+            amount: line.amount.0,
+            detail: detail.to_string(),
+        }
+    }
+}
+
+fn line_id(uid: &str, line: &Line) -> String {
+    format!("{}/usage/{}/gpu/{}", contract_id(uid), day_of(line), line.key.epoch)
+}
+
+fn day_of(line: &Line) -> String {
+    line.key.day.to_zoned(TimeZone::UTC).date().to_string()
+}
+
+impl Money {
+    /// What an account has used that is not billed yet.
+    pub(in crate::controllers) fn accrued(&self, account: &str, currency: &str) -> money::Money {
+        self.meter.accrued(account, currency)
+    }
+}

@@ -1,0 +1,364 @@
+//! Metering against a real ledger: what passes see, in any order, with leaders that die at any point.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+use super::Money;
+use super::meter::{Name, Offer, Seen, Terms};
+use crate::domain::money::calendar::{Period, after_seconds, whole_second};
+use crate::domain::money::metering::Life;
+use crate::domain::money::usage::{Per, Prices, Span, bill};
+use crate::domain::money::{Currency, Exact};
+use crate::ledger::{Ledger, LineKind};
+
+/// A worker of the test.
+#[derive(Debug, Clone)]
+struct Pod {
+    uid: String,
+    ready_since: Timestamp,
+    ended_at: Option<Timestamp>,
+    /// Somebody took its finalizer away.
+    vanished: bool,
+    /// Let go, or vanished.
+    gone: bool,
+    known: KnownTo,
+}
+
+/// Who knows that a worker was ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum KnownTo {
+    Nobody,
+    /// Lost with the leader.
+    Leader,
+    Ledger,
+}
+
+/// An endpoint, its workers, and who leads.
+struct World {
+    folder: PathBuf,
+    money: Money,
+    now: Timestamp,
+    pods: Vec<Pod>,
+    account: &'static str,
+    price: String,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.folder).ok();
+    }
+}
+
+fn euro() -> Currency {
+    Currency::find("EUR").unwrap()
+}
+
+fn endpoint() -> Name {
+    ("team-a".to_owned(), "llm".to_owned())
+}
+
+const CONTRACT: &str = "contract/endpoint-uid";
+
+impl World {
+    async fn new() -> World {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("tenure-meter-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let now = "2026-11-10T10:00:00Z".parse().unwrap();
+        let (account, price) = ("acme", "0.0041".to_owned());
+        let mut world = World { folder, money: Money::default(), now, pods: Vec::new(), account, price };
+        world.lead().await;
+        world
+    }
+
+    /// Another process leads; what the one before had not written is lost.
+    async fn lead(&mut self) {
+        self.money = Money::default();
+        let url = format!("sqlite:{}", self.folder.join("ledger.db").display());
+        self.money.lead(&url, self.now).await.unwrap();
+        for pod in &mut self.pods {
+            if pod.known == KnownTo::Leader {
+                pod.known = KnownTo::Nobody;
+            }
+        }
+    }
+
+    fn start(&mut self) {
+        let uid = format!("pod-{:03}", self.pods.len());
+        let ready_since = whole_second(self.now);
+        let known = KnownTo::Nobody;
+        self.pods.push(Pod { uid, ready_since, ended_at: None, vanished: false, gone: false, known });
+    }
+
+    /// A pass.
+    fn look(&mut self) {
+        let offer = Offer {
+            terms: Terms { account: self.account.to_owned(), currency: euro(), sku: "eu/ada".to_owned() },
+            price: Exact::parse(&self.price).unwrap(),
+            price_text: self.price.clone(),
+            since: "2026-11-01T00:00:00Z".parse().unwrap(),
+        };
+        let mut all = Vec::new();
+        for pod in self.pods.iter_mut().filter(|it| !it.gone) {
+            if pod.ended_at.is_none() {
+                pod.known = pod.known.max(KnownTo::Leader);
+            }
+            let life = match pod.ended_at {
+                None => Life::Up { ready_since: Some(pod.ready_since) },
+                ended_at => Life::Down { ended_at },
+            };
+            let (uid, owner) = (pod.uid.clone(), "endpoint-uid".to_owned());
+            all.push(Seen { pod: uid, owner, cards: 2, life, offer: Some(offer.clone()) });
+        }
+        self.money.meter.observe(&endpoint(), || all, self.now);
+        for pod in self.pods.iter_mut().filter(|it| !it.gone && it.ended_at.is_some()) {
+            pod.gone = self.money.meter.may_go(&endpoint(), &pod.uid, pod.ended_at, self.now);
+        }
+    }
+
+    async fn write(&mut self, confirms: bool) {
+        let lives = |pod: &str| self.pods.iter().any(|it| it.uid == pod && !it.gone && it.ended_at.is_none());
+        let running = self.money.meter.running().into_iter().flat_map(|(_, spans)| spans);
+        let alive = running.filter(|(_, pod)| confirms && lives(pod)).map(|(id, _)| id).collect();
+        self.money.write_usage(alive, self.now).await.unwrap();
+        for pod in &mut self.pods {
+            if pod.known == KnownTo::Leader {
+                pod.known = KnownTo::Ledger;
+            }
+        }
+    }
+
+    /// One round of the leader.
+    async fn round(&mut self, is_gone: bool) {
+        self.look();
+        self.write(true).await;
+        self.money.bill_usage(self.now, |_, _| is_gone).await.unwrap();
+    }
+
+    /// All ends, and is billed.
+    async fn end(&mut self) {
+        for pod in self.pods.iter_mut().filter(|it| it.ended_at.is_none()) {
+            pod.ended_at = Some(whole_second(self.now));
+        }
+        for _ in 0..3 {
+            self.now = after_seconds(self.now, 1);
+            self.round(self.pods.iter().all(|it| it.gone)).await;
+        }
+    }
+
+    /// Usage lines by id: minor units.
+    async fn lines(&self, account: &str) -> BTreeMap<String, i64> {
+        let lines = self.ledger().lines(account, 0, i64::MAX).await.unwrap();
+        let usage = lines.into_iter().filter(|it| it.kind == LineKind::Usage);
+        usage.map(|it| (it.id, -it.cash)).collect()
+    }
+
+    fn ledger(&self) -> &Ledger {
+        self.money.ledger.get().unwrap()
+    }
+}
+
+fn time(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(ms).unwrap()
+}
+
+#[tokio::test]
+async fn a_pod_goes_when_its_end_is_in_the_ledger() {
+    let mut world = World::new().await;
+    world.start();
+    world.look();
+    world.write(false).await;
+    world.now = after_seconds(world.now, 100);
+    world.pods[0].ended_at = Some(world.now);
+    world.look();
+    assert!(!world.pods[0].gone, "its end is not");
+    let names = world.money.write_usage(Vec::new(), world.now).await.unwrap();
+    assert_eq!(names, [endpoint()], "it is looked at again");
+    world.look();
+    assert!(world.pods[0].gone);
+    // One that was never ready holds nothing.
+    assert!(world.money.meter.may_go(&endpoint(), "another", None, world.now));
+}
+
+#[tokio::test]
+async fn who_pays_may_change_on_a_day() {
+    let mut world = World::new().await;
+    world.start();
+    world.round(false).await;
+    world.now = after_seconds(world.now, 1_000);
+    world.account = "other";
+    world.round(false).await;
+    world.now = after_seconds(world.now, 500);
+    world.end().await;
+    let line = format!("{CONTRACT}/usage/2026-11-10/gpu/2026-11-01T00:00:00Z");
+    // 2 cards × 1,000 s × 0.0041, and × 500 s.
+    assert_eq!(world.lines("acme").await, [(line.clone(), 820)].into());
+    assert_eq!(world.lines("other").await, [(format!("{line}/1"), 410)].into());
+    assert_eq!(world.ledger().contracts().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_is_not_billed_yet_is_accrued() {
+    let mut world = World::new().await;
+    world.start();
+    world.round(false).await;
+    world.now = after_seconds(world.now, 1_000);
+    world.round(false).await;
+    world.money.meter.sum_up();
+    assert_eq!(world.money.accrued("acme", "EUR").0, 820);
+    assert_eq!((world.money.accrued("acme", "CNY").0, world.money.accrued("other", "EUR").0), (0, 0));
+    // The next leader knows it from the ledger.
+    world.lead().await;
+    assert_eq!(world.money.accrued("acme", "EUR").0, 820);
+    world.end().await;
+    assert_eq!(world.money.accrued("acme", "EUR").0, 0);
+}
+
+#[tokio::test]
+async fn a_crash_is_not_billed() {
+    let mut world = World::new().await;
+    world.start();
+    world.round(false).await;
+    let start = world.now;
+    world.now = after_seconds(start, 300);
+    // It ended after 100 s, and is ready again 200 s later.
+    let crashed = Life::Restarted { ended_at: after_seconds(start, 100) };
+    let seen = |life| Seen {
+        pod: "pod-000".to_owned(),
+        owner: "endpoint-uid".to_owned(),
+        cards: 2,
+        life,
+        offer: None,
+    };
+    world.money.meter.observe(&endpoint(), || vec![seen(crashed)], world.now);
+    world.pods[0].ready_since = after_seconds(start, 300);
+    world.now = after_seconds(start, 350);
+    world.round(false).await;
+    world.now = after_seconds(start, 400);
+    world.end().await;
+    let spans = world.ledger().spans(CONTRACT).await.unwrap();
+    let seconds: Vec<(i64, i64)> = spans
+        .iter()
+        .map(|it| {
+            let from = it.begun.from_ms / 1_000 - start.as_second();
+            (from, it.until_ms.unwrap() / 1_000 - start.as_second())
+        })
+        .collect();
+    assert_eq!(seconds, [(0, 100), (300, 400)]);
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Pass(i64),
+    Start,
+    End(usize),
+    Vanish(usize),
+    Price(u8),
+    Look,
+    Write,
+    Round,
+    Lead,
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        4 => (1..50_000_i64).prop_map(Event::Pass),
+        3 => Just(Event::Start),
+        2 => (0..6_usize).prop_map(Event::End),
+        1 => (0..6_usize).prop_map(Event::Vanish),
+        1 => (1..4_u8).prop_map(Event::Price),
+        2 => Just(Event::Look),
+        2 => Just(Event::Write),
+        4 => Just(Event::Round),
+        2 => Just(Event::Lead),
+    ];
+    prop::collection::vec(event, 1..40)
+}
+
+async fn live(events: &[Event]) {
+    let mut world = World::new().await;
+    for event in events {
+        match *event {
+            Event::Pass(seconds) => {
+                // Somebody leads all the time: looks come with every change, rounds every minute.
+                world.round(false).await;
+                world.now = after_seconds(world.now, seconds);
+                world.round(false).await;
+            }
+            Event::Start => world.start(),
+            Event::End(at) => {
+                let now = whole_second(world.now);
+                if let Some(pod) = world.pods.get_mut(at).filter(|it| it.ended_at.is_none()) {
+                    pod.ended_at = Some(now);
+                }
+            }
+            Event::Vanish(at) => {
+                let now = whole_second(world.now);
+                if let Some(pod) = world.pods.get_mut(at).filter(|it| it.ended_at.is_none()) {
+                    (pod.ended_at, pod.vanished, pod.gone) = (Some(now), true, true);
+                }
+            }
+            Event::Price(it) => world.price = format!("0.00{it}1"),
+            Event::Look => world.look(),
+            Event::Write => {
+                world.look();
+                world.write(false).await;
+            }
+            Event::Round => world.round(false).await,
+            Event::Lead => world.lead().await,
+        }
+    }
+    world.round(false).await;
+    world.now = after_seconds(world.now, 10);
+    world.end().await;
+
+    // Each worker has what it used, and whose end was seen to the second.
+    let spans = world.ledger().spans(CONTRACT).await.unwrap();
+    for pod in &world.pods {
+        let of: Vec<_> =
+            spans.iter().filter(|it| it.begun.id.starts_with(&format!("{}/", pod.uid))).collect();
+        if pod.known == KnownTo::Nobody && of.is_empty() {
+            continue;
+        }
+        assert_eq!(of.len(), 1, "{pod:?}: {of:?}");
+        let (from, until) = (time(of[0].begun.from_ms), time(of[0].until_ms.unwrap()));
+        let ended_at = pod.ended_at.unwrap();
+        assert_eq!(from, pod.ready_since, "{pod:?}");
+        assert!(until == ended_at || (pod.vanished && until < ended_at), "{pod:?}: {until}");
+    }
+    // The bill is what the spans cost, each line rounded once; and the contract is closed.
+    let prices = world.ledger().prices().await.unwrap();
+    let epochs = prices.iter().map(|it| (time(it.from_ms), Exact::parse(&it.price).unwrap())).collect();
+    let used: Vec<Span> = spans
+        .iter()
+        .map(|it| Span {
+            period: Period { start: time(it.begun.from_ms), end: time(it.until_ms.unwrap()) },
+            units: 2,
+        })
+        .collect();
+    let expected = bill(&used, &Prices { per: Per::Second, epochs }, &euro()).unwrap();
+    let expected: BTreeMap<String, i64> = expected
+        .iter()
+        .map(|it| {
+            let day = it.key.day.strftime("%Y-%m-%d");
+            (format!("{CONTRACT}/usage/{day}/gpu/{}", it.key.epoch), it.amount.0)
+        })
+        .collect();
+    assert_eq!(world.lines("acme").await, expected);
+    assert_eq!(world.ledger().contracts().await.unwrap(), []);
+    world.ledger().verify().await.unwrap();
+}
+
+proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 32, ..Default::default() })]
+    /// Whatever happens in whichever order, and whoever dies: what was used is billed once.
+    #[test]
+    fn what_is_used_is_billed_once(events in events()) {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(live(&events));
+    }
+}
