@@ -1,8 +1,8 @@
 //! A row of the book, what it does to balances, and the chain that ties it to all rows before. Pure: both who writes and who
 //! replays use just this.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use ring::digest::{Context, SHA256};
 
@@ -52,20 +52,20 @@ impl Kind {
 
 /// A row of the book, all but its chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Row {
+pub(super) struct Row<'a> {
     pub seq: i64,
-    pub id: String,
+    pub id: Cow<'a, str>,
     pub kind: Kind,
-    pub of: Option<String>,
-    pub order_id: String,
-    pub contract: Option<String>,
-    pub debit: String,
-    pub credit: String,
+    pub of: Option<Cow<'a, str>>,
+    pub order_id: Cow<'a, str>,
+    pub contract: Option<Cow<'a, str>>,
+    pub debit: Cow<'a, str>,
+    pub credit: Cow<'a, str>,
     pub amount: i64,
-    pub currency: String,
+    pub currency: Cow<'a, str>,
     pub at_ms: i64,
     pub epoch: i64,
-    pub detail: String,
+    pub detail: Cow<'a, str>,
 }
 
 /// An account of the book: of a customer, in money.
@@ -93,7 +93,7 @@ pub(super) fn vouchers(currency: &str) -> String {
     format!("vouchers:{currency}")
 }
 
-impl Row {
+impl Row<'_> {
     /// The chain up to and with this row: SHA-256 of the chain before it and all fields, each with its length, so that no two
     /// rows are written alike.
     pub(super) fn chain(&self, before: &str) -> String {
@@ -124,7 +124,7 @@ impl Row {
     /// Which attempt at its order a row of a hold is: ids are `ORDER/ATTEMPT/LEG`.
     pub(super) fn attempt(&self) -> u32 {
         let id = self.of.as_deref().unwrap_or(&self.id);
-        let rest = id.strip_prefix(&self.order_id).and_then(|it| it.strip_prefix('/'));
+        let rest = id.strip_prefix(self.order_id.as_ref()).and_then(|it| it.strip_prefix('/'));
         rest.and_then(|it| it.split('/').next()).and_then(|it| it.parse().ok()).unwrap_or_default()
     }
 
@@ -142,7 +142,7 @@ impl Row {
 
     /// What the row is about. The accounts say it: customers have no colon in their names and currencies are capitals.
     pub(super) fn purpose(&self) -> LineKind {
-        let is = |account: &str, prefix: &str| account.strip_prefix(prefix) == Some(self.currency.as_str());
+        let is = |account: &str, prefix: &str| account.strip_prefix(prefix) == Some(self.currency.as_ref());
         match self.kind {
             Kind::Hold | Kind::Post | Kind::Void => LineKind::Order,
             Kind::Transfer if is(&self.debit, "sales:") => LineKind::Refund,
@@ -153,11 +153,8 @@ impl Row {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        write!(text, "{byte:02x}").expect("a String takes all that is written to it");
-    }
-    text
+    let digit = |it: u8| char::from(b"0123456789abcdef"[usize::from(it & 15)]);
+    bytes.iter().flat_map(|it| [digit(it >> 4), digit(*it)]).collect()
 }
 
 /// Balances by account and currency.
@@ -172,29 +169,39 @@ impl Book {
 
     /// Says what is on an account.
     pub(super) fn set(&mut self, account: &str, currency: &str, funds: Funds) {
-        if let Some(known) = self.0.get_mut(account).and_then(|it| it.get_mut(currency)) {
-            *known = funds;
-        } else {
-            self.0.entry(account.to_owned()).or_default().insert(currency.to_owned(), funds);
-        }
+        self.0.entry(account.to_owned()).or_default().insert(currency.to_owned(), funds);
     }
 
     /// What a row does to the accounts that it names. On an error the book is of no use any more.
-    pub(super) fn apply(&mut self, row: &Row) -> Result<(), Error> {
-        let overflow = |account: &str| Error::Overflow(account.to_owned());
+    pub(super) fn apply(&mut self, row: &Row<'_>) -> Result<(), Error> {
         let (moved, held) = match row.kind {
             Kind::Transfer => (row.amount, 0),
             Kind::Hold => (0, row.amount),
             Kind::Post => (row.amount, -row.amount),
             Kind::Void => (0, -row.amount),
         };
-        let debit = self.funds(&row.debit, &row.currency);
-        let posted = debit.posted.checked_sub(moved).ok_or_else(|| overflow(&row.debit))?;
-        let held = debit.held.checked_add(held).ok_or_else(|| overflow(&row.debit))?;
-        self.set(&row.debit, &row.currency, Funds { posted, held });
-        let credit = self.funds(&row.credit, &row.currency);
-        let posted = credit.posted.checked_add(moved).ok_or_else(|| overflow(&row.credit))?;
-        self.set(&row.credit, &row.currency, Funds { posted, ..credit });
+        self.change(&row.debit, &row.currency, |it| {
+            Some(Funds { posted: it.posted.checked_sub(moved)?, held: it.held.checked_add(held)? })
+        })?;
+        self.change(&row.credit, &row.currency, |it| {
+            Some(Funds { posted: it.posted.checked_add(moved)?, ..it })
+        })
+    }
+
+    /// Changes what is on an account, unless it would overflow.
+    fn change(
+        &mut self,
+        account: &str,
+        currency: &str,
+        how: impl Fn(Funds) -> Option<Funds>,
+    ) -> Result<(), Error> {
+        let known = self.0.get_mut(account).and_then(|it| it.get_mut(currency));
+        let funds = known.as_deref().copied().unwrap_or_default();
+        let funds = how(funds).ok_or_else(|| Error::Overflow(account.to_owned()))?;
+        match known {
+            Some(known) => *known = funds,
+            None => self.set(account, currency, funds),
+        }
         Ok(())
     }
 }

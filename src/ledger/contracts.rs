@@ -1,11 +1,12 @@
 //! Contract ids: minted once, adopted by an object that was restored, closed once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::work::{IDS_PER_SELECT, Work, places, read};
+use super::statement::{Statement, Value};
+use super::work::{Work, asks, read};
 use super::{At, Contract, Error, Ledger, entry};
 
 /// The columns of a contract, in the order of `contract`.
@@ -16,19 +17,22 @@ impl Ledger {
     /// who mint at once end up with the same.
     pub async fn open_contract(&self, at: At, id: &str, object: &str, uid: &str) -> Result<Contract, Error> {
         check(id, object, uid)?;
-        let mut work = Work::begin(self, at).await?;
-        if let Some(known) = work.contract_of(uid).await? {
+        let same_id = BTreeSet::from([id]);
+        let questions = [contract_of(uid), contracts_by_id(&same_id)];
+        let (mut work, [of_object, of_id]) = Work::begin(self, at, questions).await?;
+        if let Some(known) = of_object.first().map(contract).transpose()? {
             if known.object != object {
                 return Err(Error::OtherObject { contract: known.id, object: known.object });
             }
             work.commit().await?;
             return Ok(known);
         }
-        if work.contracts([id]).await?.contains_key(id) {
+        if !of_id.is_empty() {
             return Err(Error::Taken(id.to_owned()));
         }
-        let text = "INSERT INTO contracts (id, object, uid, opened_at_ms) VALUES ($1, $2, $3, $4)";
-        work.write("contract", sqlx::query(text).bind(id).bind(object).bind(uid).bind(at.ms)).await?;
+        let text = "INSERT INTO contracts (id, object, uid, opened_at_ms) VALUES (?, ?, ?, ?)";
+        let values = [Value::Text(id), Value::Text(object), Value::Text(uid), Value::Number(at.ms)];
+        work.write("contract", vec![Statement::new(text, values)]).await?;
         work.commit().await?;
         let (id, object, uid) = (id.to_owned(), object.to_owned(), uid.to_owned());
         Ok(Contract { id, object, uid, opened_at_ms: at.ms, closed_at_ms: None })
@@ -38,17 +42,19 @@ impl Ledger {
     /// backup. That the former object is gone is for the caller to know.
     pub async fn adopt_contract(&self, at: At, id: &str, object: &str, uid: &str) -> Result<Contract, Error> {
         check(id, object, uid)?;
-        let mut work = Work::begin(self, at).await?;
-        let mut contract = work.open_contract(id).await?;
+        let same_id = BTreeSet::from([id]);
+        let questions = [contracts_by_id(&same_id), contract_of(uid)];
+        let (mut work, [of_id, of_object]) = Work::begin(self, at, questions).await?;
+        let mut contract = must_be_open(id, &of_id)?;
         if contract.object != object {
             return Err(Error::OtherObject { contract: contract.id, object: contract.object });
         }
         if contract.uid != uid {
-            if work.contract_of(uid).await?.is_some() {
+            if !of_object.is_empty() {
                 return Err(Error::Taken(uid.to_owned()));
             }
-            let text = "UPDATE contracts SET uid = $1 WHERE id = $2";
-            work.write("contract", sqlx::query(text).bind(uid).bind(id)).await?;
+            let text = "UPDATE contracts SET uid = ? WHERE id = ?";
+            work.write("contract", vec![Statement::new(text, [uid, id])]).await?;
             uid.clone_into(&mut contract.uid);
         }
         work.commit().await?;
@@ -58,8 +64,9 @@ impl Ledger {
     /// Closes a contract without a refund. That it is closed is as good.
     pub async fn close_contract(&self, at: At, id: &str) -> Result<(), Error> {
         entry::check_text("contract", id)?;
-        let mut work = Work::begin(self, at).await?;
-        work.known_contracts([id]).await?;
+        let same_id = BTreeSet::from([id]);
+        let (mut work, [known]) = Work::begin(self, at, [contracts_by_id(&same_id)]).await?;
+        all_known(&same_id, &known)?;
         work.close_contract(id).await?;
         work.commit().await
     }
@@ -76,82 +83,56 @@ impl Ledger {
 }
 
 impl Work<'_> {
-    /// The contracts with these ids, as far as they exist.
-    async fn contracts(
-        &mut self,
-        ids: impl IntoIterator<Item = &str>,
-    ) -> Result<BTreeMap<String, Contract>, Error> {
-        let mut found = BTreeMap::new();
-        for some in
-            ids.into_iter().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().chunks(IDS_PER_SELECT)
-        {
-            let text = format!("SELECT {COLUMNS} FROM contracts WHERE id IN {}", places(1, some.len()));
-            let mut query = sqlx::query(AssertSqlSafe(text));
-            for id in some {
-                query = query.bind(*id);
-            }
-            for row in self.ask("contracts", query).await? {
-                let contract = contract(&row)?;
-                found.insert(contract.id.clone(), contract);
-            }
-        }
-        Ok(found)
-    }
-
-    /// The contract of the object with this uid.
-    async fn contract_of(&mut self, uid: &str) -> Result<Option<Contract>, Error> {
-        let text = format!("SELECT {COLUMNS} FROM contracts WHERE uid = $1");
-        let rows = self.ask("contracts", sqlx::query(AssertSqlSafe(text)).bind(uid)).await?;
-        rows.first().map(contract).transpose()
-    }
-
-    /// This contract, which must be open.
-    pub(super) async fn open_contract(&mut self, id: &str) -> Result<Contract, Error> {
-        let found = self.contracts([id]).await?.remove(id);
-        let contract = found.ok_or_else(|| Error::NoContract(id.to_owned()))?;
-        if contract.closed_at_ms.is_some() { Err(Error::Closed(contract.id)) } else { Ok(contract) }
-    }
-
-    /// All these contracts must exist; they may be closed.
-    pub(super) async fn known_contracts<'a>(
-        &mut self,
-        ids: impl IntoIterator<Item = &'a str>,
-    ) -> Result<(), Error> {
-        let ids: BTreeSet<&str> = ids.into_iter().collect();
-        let found = self.contracts(ids.iter().copied()).await?;
-        match ids.into_iter().find(|it| !found.contains_key(*it)) {
-            Some(missing) => Err(Error::NoContract(missing.to_owned())),
-            None => Ok(()),
-        }
-    }
-
-    /// All these contracts must be open.
-    pub(super) async fn open_contracts<'a>(
-        &mut self,
-        ids: impl IntoIterator<Item = &'a str>,
-    ) -> Result<(), Error> {
-        let ids: BTreeSet<&str> = ids.into_iter().collect();
-        let found = self.contracts(ids.iter().copied()).await?;
-        for id in ids {
-            match found.get(id) {
-                None => return Err(Error::NoContract(id.to_owned())),
-                Some(it) if it.closed_at_ms.is_some() => return Err(Error::Closed(id.to_owned())),
-                Some(_) => (),
-            }
-        }
-        Ok(())
-    }
-
     /// Closes a contract, unless it is closed. All that was used by it must be billed.
     pub(super) async fn close_contract(&mut self, id: &str) -> Result<(), Error> {
         let text =
-            "SELECT id FROM spans WHERE contract = $1 AND (until_ms IS NULL OR billed_ms < until_ms) LIMIT 1";
-        if !self.ask("spans", sqlx::query(text).bind(id)).await?.is_empty() {
+            "SELECT id FROM spans WHERE contract = ? AND (until_ms IS NULL OR billed_ms < until_ms) LIMIT 1";
+        if !self.ask("spans", vec![Statement::new(text, [id])]).await?.is_empty() {
             return Err(Error::Unbilled(id.to_owned()));
         }
-        let text = "UPDATE contracts SET closed_at_ms = $1 WHERE id = $2 AND closed_at_ms IS NULL";
-        let at = self.at().ms;
-        self.write("contract", sqlx::query(text).bind(at).bind(id)).await
+        let text = "UPDATE contracts SET closed_at_ms = ? WHERE id = ? AND closed_at_ms IS NULL";
+        let values = [Value::Number(self.at().ms), Value::Text(id)];
+        self.write("contract", vec![Statement::new(text, values)]).await
+    }
+}
+
+/// Asks for the contracts with these ids.
+pub(super) fn contracts_by_id<'a>(ids: &BTreeSet<&'a str>) -> Vec<Statement<'a>> {
+    let ids: Vec<&str> = ids.iter().copied().collect();
+    asks(&ids, |places| format!("SELECT {COLUMNS} FROM contracts WHERE id IN {places}"))
+}
+
+/// Asks for the contract of the object with this uid.
+fn contract_of(uid: &str) -> Vec<Statement<'_>> {
+    vec![Statement::new(format!("SELECT {COLUMNS} FROM contracts WHERE uid = ?"), [uid])]
+}
+
+/// This contract as `contracts_by_id` found it, which must be open.
+pub(super) fn must_be_open(id: &str, found: &[AnyRow]) -> Result<Contract, Error> {
+    let found = found.first().map(contract).transpose()?;
+    let contract = found.ok_or_else(|| Error::NoContract(id.to_owned()))?;
+    if contract.closed_at_ms.is_some() { Err(Error::Closed(contract.id)) } else { Ok(contract) }
+}
+
+/// All these contracts must be open, by what `contracts_by_id` found.
+pub(super) fn all_open(ids: &BTreeSet<&str>, found: &[AnyRow]) -> Result<(), Error> {
+    all_known(ids, found)?;
+    for it in found {
+        let contract = contract(it)?;
+        if contract.closed_at_ms.is_some() {
+            return Err(Error::Closed(contract.id));
+        }
+    }
+    Ok(())
+}
+
+/// All these contracts must be among those that `contracts_by_id` found; they may be closed.
+pub(super) fn all_known(ids: &BTreeSet<&str>, found: &[AnyRow]) -> Result<(), Error> {
+    let found: BTreeSet<String> =
+        found.iter().map(|it| Ok(contract(it)?.id)).collect::<Result<_, Error>>()?;
+    match ids.iter().find(|it| !found.contains(**it)) {
+        Some(missing) => Err(Error::NoContract((*missing).to_owned())),
+        None => Ok(()),
     }
 }
 

@@ -8,8 +8,8 @@
 //! what of a span is charged moves forward with the charge, in one transaction.
 //!
 //! Nothing here knows of Kubernetes or the time: an object is an opaque text, and `At` says when. What an order costs and
-//! whether it should be made is decided in `domain`. SQL that both engines share is written with `$1`; only the
-//! migrations and how a connection is set up differ.
+//! whether it should be made is decided in `domain`. SQL is the same for both engines, in writes with `?` for a value (see
+//! `statement`), in reads with `$1`; only the migrations and how a connection is set up differ.
 
 mod billed;
 mod book;
@@ -20,7 +20,9 @@ mod lead;
 mod open;
 mod orders;
 mod read;
+mod replay;
 mod spans;
+mod statement;
 mod usage;
 mod verify;
 mod work;
@@ -192,6 +194,19 @@ impl Ledger {
     #[cfg(test)]
     fn step(&self) -> Result<(), sqlx::Error> {
         self.failpoint.step()
+    }
+
+    /// Whether statements may go to the engine together. Tests that end the process want to do so between any two.
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests say no here")]
+    fn together(&self) -> bool {
+        true
+    }
+
+    /// Whether statements may go to the engine together.
+    #[cfg(test)]
+    fn together(&self) -> bool {
+        self.failpoint.together()
     }
 
     /// Ends all connections; for an orderly shutdown.

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::book::{Kind, Row, bank, cash, sales, voucher, vouchers};
-use super::work::{Entry, Work};
+use super::contracts::{all_known, contracts_by_id, must_be_open};
+use super::work::{Entry, Work, balances_of, holds, rows, rows_by_id};
 use super::{
     At, Done, Error, Held, Ledger, LineKind, OrderIn, OrderRow, OrderState, PaymentIn, RefundIn, entry,
 };
@@ -13,19 +14,21 @@ impl Ledger {
     pub async fn pay(&self, at: At, payment: &PaymentIn) -> Result<Done, Error> {
         payment.check()?;
         let id = format!("payment/{}", payment.name);
-        let mut work = Work::begin(self, at).await?;
-        if let Some(row) = work.rows_by_id(std::slice::from_ref(&id)).await?.first() {
-            already(row, LineKind::Payment)?;
-            work.commit().await?;
-            return Ok(Done::AlreadyThere);
-        }
         let currency = &payment.currency;
         let (debit, credit) = if payment.voucher {
             (vouchers(currency), voucher(&payment.account))
         } else {
             (bank(currency), cash(&payment.account))
         };
-        work.read_balances(&BTreeSet::from([debit.clone(), credit.clone()])).await?;
+        let accounts = BTreeSet::from([debit.clone(), credit.clone()]);
+        let questions = [rows_by_id(std::slice::from_ref(&id)), balances_of(&accounts)];
+        let (mut work, [earlier, balances]) = Work::begin(self, at, questions).await?;
+        if let Some(row) = rows(&earlier)?.first() {
+            already(row, LineKind::Payment)?;
+            work.commit().await?;
+            return Ok(Done::AlreadyThere);
+        }
+        work.know(&balances)?;
         let detail = serde_json::json!({"reference": payment.reference}).to_string();
         work.enter(Entry {
             id: id.clone(),
@@ -47,20 +50,23 @@ impl Ledger {
     /// is returned as it is.
     pub async fn hold(&self, at: At, order: &OrderIn) -> Result<Held, Error> {
         order.check()?;
-        let mut work = Work::begin(self, at).await?;
-        let rows = work.holds(&[&order.id]).await?;
-        let attempts = attempts(&rows);
+        let contract = BTreeSet::from([order.contract.as_str()]);
+        let others = [order.id.clone(), format!("{}/voucher", order.id), format!("{}/cash", order.id)];
+        let accounts =
+            BTreeSet::from([voucher(&order.account), cash(&order.account), sales(&order.currency)]);
+        let questions =
+            [holds(&[&order.id]), contracts_by_id(&contract), rows_by_id(&others), balances_of(&accounts)];
+        let (mut work, [earlier, known, others, balances]) = Work::begin(self, at, questions).await?;
+        let attempts = attempts(&rows(&earlier)?);
         if let Some(standing) = attempts.iter().find(|it| it.state != OrderState::Voided) {
             work.commit().await?;
             return Ok(Held { done: Done::AlreadyThere, order: standing.clone() });
         }
-        work.open_contract(&order.contract).await?;
-        let others = [order.id.clone(), format!("{}/voucher", order.id), format!("{}/cash", order.id)];
-        if !work.rows_by_id(&others).await?.is_empty() {
+        must_be_open(&order.contract, &known)?;
+        if !others.is_empty() {
             return Err(Error::Taken(order.id.clone()));
         }
-        let accounts = [voucher(&order.account), cash(&order.account), sales(&order.currency)];
-        work.read_balances(&BTreeSet::from(accounts)).await?;
+        work.know(&balances)?;
         let held = price(&work, order, u32::try_from(attempts.len()).unwrap_or(u32::MAX), at)?;
         for (leg, debit, amount) in
             [("voucher", voucher(&order.account), held.voucher), ("cash", cash(&order.account), held.cash)]
@@ -89,8 +95,8 @@ impl Ledger {
     /// The order is fulfilled: what is held for it becomes ours. One that is posted already is returned as it is.
     pub async fn post(&self, at: At, order_id: &str) -> Result<Held, Error> {
         entry::check_text("order", order_id)?;
-        let mut work = Work::begin(self, at).await?;
-        let rows = work.holds(&[order_id]).await?;
+        let (mut work, [rows]) = Work::begin(self, at, [holds(&[order_id])]).await?;
+        let rows = self::rows(&rows)?;
         let standing = attempts(&rows).into_iter().find(|it| it.state != OrderState::Voided);
         let Some(mut order) = standing else { return Err(Error::NoHold(order_id.to_owned())) };
         if order.state == OrderState::Posted {
@@ -106,8 +112,8 @@ impl Ledger {
     /// The order is given up: nothing is held for it any more. That it was given up already, or never held, is as good.
     pub async fn void(&self, at: At, order_id: &str) -> Result<(), Error> {
         entry::check_text("order", order_id)?;
-        let mut work = Work::begin(self, at).await?;
-        let rows = work.holds(&[order_id]).await?;
+        let (mut work, [rows]) = Work::begin(self, at, [holds(&[order_id])]).await?;
+        let rows = self::rows(&rows)?;
         if let Some(order) = attempts(&rows).into_iter().find(|it| it.state != OrderState::Voided) {
             if order.state == OrderState::Posted {
                 return Err(Error::Posted(order_id.to_owned()));
@@ -121,19 +127,27 @@ impl Ledger {
     pub async fn refund(&self, at: At, refund: &RefundIn) -> Result<Done, Error> {
         refund.check()?;
         let id = format!("{}/cash", refund.id);
-        let mut work = Work::begin(self, at).await?;
-        work.known_contracts([refund.contract.as_str()]).await?;
-        let done = if let Some(row) = work.rows_by_id(std::slice::from_ref(&id)).await?.first() {
+        let contract = BTreeSet::from([refund.contract.as_str()]);
+        let (debit, credit) = (sales(&refund.currency), cash(&refund.account));
+        let accounts = BTreeSet::from([debit.clone(), credit.clone()]);
+        let questions = [
+            contracts_by_id(&contract),
+            rows_by_id(std::slice::from_ref(&id)),
+            holds(&[&refund.id]),
+            balances_of(&accounts),
+        ];
+        let (mut work, [known, earlier, orders, balances]) = Work::begin(self, at, questions).await?;
+        all_known(&contract, &known)?;
+        let done = if let Some(row) = rows(&earlier)?.first() {
             already(row, LineKind::Refund)?;
             Done::AlreadyThere
         } else {
-            if !work.holds(&[&refund.id]).await?.is_empty() {
+            if !orders.is_empty() {
                 return Err(Error::Taken(refund.id.clone()));
             }
-            let (debit, credit) = (sales(&refund.currency), cash(&refund.account));
-            work.read_balances(&BTreeSet::from([debit.clone(), credit.clone()])).await?;
+            work.know(&balances)?;
             work.enter(Entry {
-                id,
+                id: id.clone(),
                 kind: Kind::Transfer,
                 of: None,
                 order_id: &refund.id,
@@ -185,19 +199,20 @@ fn price(work: &Work<'_>, order: &OrderIn, attempt: u32, at: At) -> Result<Order
 }
 
 /// Ends all legs of an attempt.
-async fn end(work: &mut Work<'_>, rows: &[Row], attempt: u32, kind: Kind) -> Result<(), Error> {
-    let legs: Vec<&Row> = rows.iter().filter(|it| it.kind == Kind::Hold && it.attempt() == attempt).collect();
-    let accounts = legs.iter().flat_map(|it| [it.debit.clone(), it.credit.clone()]).collect();
+async fn end(work: &mut Work<'_>, rows: &[Row<'_>], attempt: u32, kind: Kind) -> Result<(), Error> {
+    let legs: Vec<&Row<'_>> =
+        rows.iter().filter(|it| it.kind == Kind::Hold && it.attempt() == attempt).collect();
+    let accounts = legs.iter().flat_map(|it| [it.debit.to_string(), it.credit.to_string()]).collect();
     work.read_balances(&accounts).await?;
     for leg in legs {
         work.enter(Entry {
             id: format!("{}/{}", leg.id, kind.word()),
             kind,
-            of: Some(leg.id.clone()),
+            of: Some(leg.id.to_string()),
             order_id: &leg.order_id,
             contract: leg.contract.as_deref(),
-            debit: leg.debit.clone(),
-            credit: leg.credit.clone(),
+            debit: leg.debit.to_string(),
+            credit: leg.credit.to_string(),
             amount: leg.amount,
             currency: &leg.currency,
             detail: &leg.detail,
@@ -207,12 +222,12 @@ async fn end(work: &mut Work<'_>, rows: &[Row], attempt: u32, kind: Kind) -> Res
 }
 
 /// Whether a row that has an id is what the id stands for.
-pub(super) fn already(row: &Row, purpose: LineKind) -> Result<(), Error> {
-    if row.purpose() == purpose { Ok(()) } else { Err(Error::Taken(row.order_id.clone())) }
+pub(super) fn already(row: &Row<'_>, purpose: LineKind) -> Result<(), Error> {
+    if row.purpose() == purpose { Ok(()) } else { Err(Error::Taken(row.order_id.to_string())) }
 }
 
 /// The attempts at orders, from the rows of their holds, in the order in which they were posted, or held if they weren't.
-pub(super) fn attempts(rows: &[Row]) -> Vec<OrderRow> {
+pub(super) fn attempts(rows: &[Row<'_>]) -> Vec<OrderRow> {
     let mut orders: Vec<(i64, OrderRow)> = Vec::new();
     for row in rows {
         let attempt = row.attempt();
@@ -220,18 +235,18 @@ pub(super) fn attempts(rows: &[Row]) -> Vec<OrderRow> {
         let place = place.unwrap_or_else(|| {
             let (account, _) = row.customer();
             let order = OrderRow {
-                id: row.order_id.clone(),
+                id: row.order_id.to_string(),
                 attempt,
                 state: OrderState::Held,
-                contract: row.contract.clone().unwrap_or_default(),
+                contract: row.contract.as_deref().unwrap_or_default().to_owned(),
                 account: account.to_owned(),
-                currency: row.currency.clone(),
+                currency: row.currency.to_string(),
                 price: 0,
                 cash: 0,
                 voucher: 0,
                 held_at_ms: row.at_ms,
                 posted_at_ms: None,
-                detail: row.detail.clone(),
+                detail: row.detail.to_string(),
             };
             orders.push((row.seq, order));
             orders.len() - 1

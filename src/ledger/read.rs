@@ -1,5 +1,6 @@
 //! What the ledger says to bills, lists and arrears. Nothing here writes.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use sqlx::any::AnyRow;
@@ -7,7 +8,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use super::book::{Funds, Row, cash, voucher};
 use super::orders::attempts;
-use super::work::{COLUMNS, read, row};
+use super::work::{COLUMNS, read, row, rows};
 use super::{Balance, Error, Ledger, Line, LineKind, OrderRow, entry};
 
 impl Ledger {
@@ -18,8 +19,7 @@ impl Ledger {
         );
         let query = sqlx::query(AssertSqlSafe(text)).bind(contract);
         let rows = query.fetch_all(&self.readers).await.map_err(read("orders"))?;
-        let rows: Vec<Row> = rows.iter().map(|it| Ok(row(it)?.0)).collect::<Result<_, Error>>()?;
-        Ok(attempts(&rows))
+        Ok(attempts(&self::rows(&rows)?))
     }
 
     /// What a customer has in a currency.
@@ -54,7 +54,7 @@ impl Ledger {
         let query = query.bind(cash(account)).bind(voucher(account)).bind(from_ms).bind(until_ms);
         let mut lines: Vec<Line> = Vec::new();
         for it in query.fetch_all(&self.readers).await.map_err(read("lines"))? {
-            add(&mut lines, row(&it)?.0);
+            add(&mut lines, row(&it)?);
         }
         Ok(lines)
     }
@@ -103,7 +103,7 @@ fn line(row: &AnyRow) -> Result<String, sqlx::Error> {
 }
 
 /// Adds a row to the line that it belongs to: the legs of one order or charge stand together.
-fn add(lines: &mut Vec<Line>, row: Row) {
+fn add(lines: &mut Vec<Line>, row: Row<'_>) {
     let kind = row.purpose();
     let amount = match kind {
         LineKind::Payment | LineKind::Refund => row.amount,
@@ -117,14 +117,14 @@ fn add(lines: &mut Vec<Line>, row: Row) {
             last.voucher = last.voucher.saturating_add(voucher);
         }
         Some(_) | None => lines.push(Line {
-            id: row.order_id,
+            id: row.order_id.into_owned(),
             kind,
             at_ms: row.at_ms,
-            contract: row.contract,
-            currency: row.currency,
+            contract: row.contract.map(Cow::into_owned),
+            currency: row.currency.into_owned(),
             cash,
             voucher,
-            detail: row.detail,
+            detail: row.detail.into_owned(),
         }),
     }
 }

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
+use super::contracts::{all_known, all_open, contracts_by_id};
 use super::entry::{check_account, check_amount, check_currency, check_text};
-use super::work::{IDS_PER_SELECT, Work, places, read};
+use super::statement::{Statement, Value, places};
+use super::work::{VALUES_PER_SELECT, Work, read};
 use super::{At, ChargeIn, Done, Error, Ledger, usage};
 
 /// The columns of a span, in the order of `span`.
@@ -110,23 +112,23 @@ impl Ledger {
     /// Writes what was measured, of contracts that are open. Who repeats it changes nothing.
     pub async fn measure(&self, at: At, measured: &Measured) -> Result<(), Error> {
         measured.check()?;
-        let mut work = Work::begin(self, at).await?;
-        work.open_contracts(measured.begun.iter().map(|it| it.contract.as_str())).await?;
-        for some in measured.prices.chunks(ROWS_PER_INSERT) {
-            work.insert_prices(some).await?;
-        }
-        for some in measured.begun.chunks(ROWS_PER_INSERT) {
-            work.insert_spans(some).await?;
-        }
+        let contracts = measured.begun.iter().map(|it| it.contract.as_str()).collect();
+        let (mut work, [known]) = Work::begin(self, at, [contracts_by_id(&contracts)]).await?;
+        all_open(&contracts, &known)?;
+        let mut statements: Vec<Statement<'_>> =
+            measured.prices.chunks(ROWS_PER_INSERT).map(insert_prices).collect();
+        statements.extend(measured.begun.chunks(ROWS_PER_INSERT).map(insert_spans));
         let text = "UPDATE spans SET until_ms = CASE \
-                    WHEN billed_ms > $1 THEN billed_ms WHEN from_ms > $1 THEN from_ms ELSE $1 END \
-                    WHERE id = $2 AND until_ms IS NULL";
+                    WHEN billed_ms > ? THEN billed_ms WHEN from_ms > ? THEN from_ms ELSE ? END \
+                    WHERE id = ? AND until_ms IS NULL";
         for (id, until_ms) in &measured.ended {
-            work.write("spans", sqlx::query(text).bind(*until_ms).bind(id.as_str())).await?;
+            let until = Value::Number(*until_ms);
+            statements.push(Statement::new(text, [until, until, until, Value::Text(id)]));
         }
         if let Some((confirmed_ms, ids)) = &measured.confirmed {
-            work.move_spans("confirmed_ms", "AND until_ms IS NULL", *confirmed_ms, ids).await?;
+            statements.extend(move_spans("confirmed_ms", "AND until_ms IS NULL", *confirmed_ms, ids));
         }
+        work.write("spans", statements).await?;
         work.commit().await
     }
 
@@ -135,16 +137,16 @@ impl Ledger {
         for charge in &usage.charges {
             charge.check()?;
         }
-        let mut work = Work::begin(self, at).await?;
+        let closed = usage.closed.iter().map(String::as_str).collect();
+        let (mut work, [known]) = Work::begin(self, at, [contracts_by_id(&closed)]).await?;
         let done = usage::enter_all(&mut work, &usage.charges).await?;
         let mut by_time: BTreeMap<i64, Vec<String>> = BTreeMap::new();
         for (id, until_ms) in &usage.billed {
             by_time.entry(*until_ms).or_default().push(id.clone());
         }
-        for (until_ms, ids) in &by_time {
-            work.move_spans("billed_ms", "", *until_ms, ids).await?;
-        }
-        work.known_contracts(usage.closed.iter().map(String::as_str)).await?;
+        let moved = by_time.iter().flat_map(|(until_ms, ids)| move_spans("billed_ms", "", *until_ms, ids));
+        work.write("spans", moved.collect()).await?;
+        all_known(&closed, &known)?;
         for contract in &usage.closed {
             work.close_contract(contract).await?;
         }
@@ -196,64 +198,51 @@ impl Ledger {
     }
 }
 
-impl Work<'_> {
-    async fn insert_prices(&mut self, prices: &[PriceRow]) -> Result<(), Error> {
-        let places = places(prices.len(), 3);
-        let text = format!(
-            "INSERT INTO prices (sku, from_ms, price) VALUES {places} ON CONFLICT (sku, from_ms) DO NOTHING"
-        );
-        let mut query = sqlx::query(AssertSqlSafe(text));
-        for it in prices {
-            query = query.bind(it.sku.as_str()).bind(it.from_ms).bind(it.price.as_str());
-        }
-        self.write("prices", query).await
-    }
+fn insert_prices(prices: &[PriceRow]) -> Statement<'_> {
+    let places = places(prices.len(), 3);
+    let text = format!(
+        "INSERT INTO prices (sku, from_ms, price) VALUES {places} ON CONFLICT (sku, from_ms) DO NOTHING"
+    );
+    let values = prices.iter().flat_map(|it| -> [Value<'_>; 3] {
+        [it.sku.as_str().into(), it.from_ms.into(), it.price.as_str().into()]
+    });
+    Statement::new(text, values)
+}
 
-    async fn insert_spans(&mut self, spans: &[SpanIn]) -> Result<(), Error> {
-        let places = places(spans.len(), 9);
-        let text = format!(
-            "INSERT INTO spans (id, contract, account, currency, sku, units, from_ms, confirmed_ms, billed_ms) \
-             VALUES {places} ON CONFLICT (id) DO NOTHING"
-        );
-        let mut query = sqlx::query(AssertSqlSafe(text));
-        for it in spans {
-            query = query
-                .bind(it.id.as_str())
-                .bind(it.contract.as_str())
-                .bind(it.account.as_str())
-                .bind(it.currency.as_str())
-                .bind(it.sku.as_str())
-                .bind(it.units)
-                .bind(it.from_ms)
-                .bind(it.from_ms)
-                .bind(it.from_ms);
-        }
-        self.write("spans", query).await
-    }
+fn insert_spans(spans: &[SpanIn]) -> Statement<'_> {
+    let places = places(spans.len(), 9);
+    let text = format!(
+        "INSERT INTO spans (id, contract, account, currency, sku, units, from_ms, confirmed_ms, billed_ms) \
+         VALUES {places} ON CONFLICT (id) DO NOTHING"
+    );
+    let values = spans.iter().flat_map(|it| -> [Value<'_>; 9] {
+        let from = Value::Number(it.from_ms);
+        let [id, contract, account] = [&it.id, &it.contract, &it.account].map(|it| Value::Text(it));
+        [
+            id,
+            contract,
+            account,
+            it.currency.as_str().into(),
+            it.sku.as_str().into(),
+            it.units.into(),
+            from,
+            from,
+            from,
+        ]
+    });
+    Statement::new(text, values)
+}
 
-    /// Moves a time of spans forward; what is there already stays.
-    async fn move_spans(
-        &mut self,
-        column: &'static str,
-        only: &'static str,
-        to_ms: i64,
-        ids: &[String],
-    ) -> Result<(), Error> {
-        let ids: Vec<&String> = ids.iter().collect::<BTreeSet<_>>().into_iter().collect();
-        for some in ids.chunks(IDS_PER_SELECT) {
-            // The first place is the time.
-            let listed: Vec<String> = (2..some.len() + 2).map(|it| format!("${it}")).collect();
-            let listed = listed.join(", ");
-            let text =
-                format!("UPDATE spans SET {column} = $1 WHERE {column} < $1 {only} AND id IN ({listed})");
-            let mut query = sqlx::query(AssertSqlSafe(text)).bind(to_ms);
-            for id in some {
-                query = query.bind(id.as_str());
-            }
-            self.write("spans", query).await?;
-        }
-        Ok(())
-    }
+/// Moves a time of spans forward; what is there already stays.
+fn move_spans<'a>(column: &str, only: &str, to_ms: i64, ids: &'a [String]) -> Vec<Statement<'a>> {
+    let ids: Vec<&String> = ids.iter().collect::<BTreeSet<_>>().into_iter().collect();
+    let statement = |some: &[&'a String]| {
+        let places = places(1, some.len());
+        let text = format!("UPDATE spans SET {column} = ? WHERE {column} < ? {only} AND id IN {places}");
+        let times = [Value::Number(to_ms), Value::Number(to_ms)];
+        Statement::new(text, times.into_iter().chain(some.iter().map(|it| Value::Text(it.as_str()))))
+    };
+    ids.chunks(VALUES_PER_SELECT).map(statement).collect()
 }
 
 fn sorted(rows: &[AnyRow]) -> Result<Vec<SpanRow>, Error> {

@@ -1,10 +1,12 @@
 //! Usage lines, many in one transaction.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::book::{Kind, cash, sales, voucher};
+use super::book::{Kind, Row, cash, sales, voucher};
+use super::contracts::{all_known, contracts_by_id};
 use super::orders::already;
-use super::work::{Entry, Work, by_id};
+use super::work::{Entry, Work, holds, rows, rows_by_id};
 use super::{At, ChargeIn, Done, Error, Ledger, LineKind};
 
 impl Ledger {
@@ -14,7 +16,7 @@ impl Ledger {
         for charge in charges {
             charge.check()?;
         }
-        let mut work = Work::begin(self, at).await?;
+        let (mut work, []) = Work::begin(self, at, []).await?;
         let done = enter_all(&mut work, charges).await?;
         work.commit().await?;
         Ok(done)
@@ -23,21 +25,25 @@ impl Ledger {
 
 /// Enters all lines that are not there yet.
 pub(super) async fn enter_all(work: &mut Work<'_>, charges: &[ChargeIn]) -> Result<Vec<Done>, Error> {
-    work.known_contracts(charges.iter().map(|it| it.contract.as_str())).await?;
     let ids: Vec<&str> = charges.iter().map(|it| it.id.as_str()).collect();
     let legs: Vec<String> =
         ids.iter().flat_map(|id| [format!("{id}/voucher"), format!("{id}/cash")]).collect();
-    let earlier = by_id(work.rows_by_id(&legs).await?);
-    if let Some(order) = work.holds(&ids).await?.first() {
-        return Err(Error::Taken(order.order_id.clone()));
-    }
+    let contracts: BTreeSet<&str> = charges.iter().map(|it| it.contract.as_str()).collect();
     let accounts =
         charges.iter().flat_map(|it| [voucher(&it.account), cash(&it.account), sales(&it.currency)]);
+    let known = work.ask("contracts", contracts_by_id(&contracts)).await?;
+    all_known(&contracts, &known)?;
+    let earlier = rows(&work.ask("transfers", rows_by_id(&legs)).await?)?;
+    let earlier: BTreeMap<Cow<'_, str>, Row<'_>> =
+        earlier.into_iter().map(|it| (it.id.clone(), it)).collect();
+    if let Some(order) = rows(&work.ask("transfers", holds(&ids)).await?)?.first() {
+        return Err(Error::Taken(order.order_id.to_string()));
+    }
     work.read_balances(&accounts.collect()).await?;
     let mut seen = BTreeSet::new();
     let mut done = Vec::with_capacity(charges.len());
     for (charge, legs) in charges.iter().zip(legs.chunks(2)) {
-        let there = legs.iter().find_map(|it| earlier.get(it));
+        let there = legs.iter().find_map(|it| earlier.get(it.as_str()));
         if let Some(row) = there {
             already(row, LineKind::Usage)?;
         }

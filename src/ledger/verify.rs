@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use futures::TryStreamExt;
 use sqlx::any::Any;
 use sqlx::{AssertSqlSafe, Row as _, Transaction};
 
-use super::book::{Book, Funds, Kind, Row};
+use super::book::{Book, Funds};
 use super::read::funds;
-use super::work::{COLUMNS, read, row};
+use super::replay::Replay;
+use super::work::read;
 use super::{Engine, Error, Ledger};
 
 /// What a check of a ledger found that adds up.
@@ -35,7 +35,7 @@ pub struct Report {
 pub struct Differences(pub Vec<String>);
 
 /// How many differences are told; after a few more there is nothing to learn.
-const TOLD: usize = 20;
+pub(super) const TOLD: usize = 20;
 
 /// What no span may be, and how that is said.
 const BROKEN_SPANS: [(&str, &str); 5] = [
@@ -60,7 +60,7 @@ impl fmt::Display for Differences {
 }
 
 impl Differences {
-    fn say(&mut self, text: String) {
+    pub(super) fn say(&mut self, text: String) {
         if self.0.len() < TOLD {
             self.0.push(text);
         } else if self.0.len() == TOLD {
@@ -69,41 +69,18 @@ impl Differences {
     }
 }
 
-/// The state of a replay.
-#[derive(Default)]
-struct Replay {
-    book: Book,
-    seq: i64,
-    chain: String,
-    /// Holds that have not ended, by id: debit, credit, currency, amount.
-    holds: BTreeMap<String, (String, String, String, i64)>,
-    differences: Differences,
-}
-
 impl Ledger {
-    /// Checks all of the ledger, as `open` does, on a state between two transactions: the database's own check, the chain, the
-    /// balances, the holds, and that each currency adds up to zero.
+    /// Checks all of the ledger, as `open` does: the chain, the balances, the holds, the spans, and that each currency adds up to
+    /// zero, on a state between two transactions; and, beside it, the database's own check.
     pub async fn verify(&self) -> Result<Report, Error> {
-        let mut work = self.begin_read().await?;
-        let mut replay = Replay::default();
-        if self.engine == Engine::Sqlite {
-            let fault = read("integrity");
-            for check in ["PRAGMA integrity_check", "PRAGMA foreign_key_check"] {
-                for row in sqlx::query(check).fetch_all(&mut *work).await.map_err(&fault)? {
-                    let text: String = row.try_get(0).map_err(&fault)?;
-                    if text != "ok" {
-                        replay.differences.say(format!("the file: {text}"));
-                    }
-                }
-            }
-        }
-        replay.transfers(&mut work).await?;
-        replay.balances(&mut work).await?;
-        let epoch = replay.fence(&mut work).await?;
+        let (mut differences, (mut replay, epoch, spans)) =
+            futures::try_join!(self.check_file(), self.replay())?;
         replay.zero();
-        let spans = replay.spans(&mut work).await?;
-        if !replay.differences.0.is_empty() {
-            return Err(Error::Differs(replay.differences));
+        for it in replay.differences.0 {
+            differences.say(it);
+        }
+        if !differences.0.is_empty() {
+            return Err(Error::Differs(differences));
         }
         let mut accounts = BTreeMap::new();
         for currency in replay.book.0.values().flat_map(BTreeMap::keys) {
@@ -119,6 +96,35 @@ impl Ledger {
         })
     }
 
+    /// What the database's own check finds.
+    async fn check_file(&self) -> Result<Differences, Error> {
+        let mut faults = Differences::default();
+        if self.engine == Engine::Postgres {
+            return Ok(faults);
+        }
+        let fault = read("integrity");
+        for check in ["PRAGMA integrity_check", "PRAGMA foreign_key_check"] {
+            for row in sqlx::query(check).fetch_all(&self.readers).await.map_err(&fault)? {
+                let text: String = row.try_get(0).map_err(&fault)?;
+                if text != "ok" {
+                    faults.say(format!("the file: {text}"));
+                }
+            }
+        }
+        Ok(faults)
+    }
+
+    /// What is there, replayed and compared with what is stored of it; the last leader's epoch, and how many
+    /// spans there are.
+    async fn replay(&self) -> Result<(Replay, i64, i64), Error> {
+        let mut work = self.begin_read().await?;
+        let mut replay = Replay::of(&mut work).await?;
+        replay.balances(&mut work).await?;
+        let epoch = replay.fence(&mut work).await?;
+        let spans = replay.spans(&mut work).await?;
+        Ok((replay, epoch, spans))
+    }
+
     /// A transaction that sees one state, whoever writes meanwhile.
     pub(super) async fn begin_read(&self) -> Result<Transaction<'static, Any>, Error> {
         let begin = match self.engine {
@@ -130,49 +136,6 @@ impl Ledger {
 }
 
 impl Replay {
-    async fn transfers(&mut self, work: &mut Transaction<'static, Any>) -> Result<(), Error> {
-        let text = format!("SELECT {COLUMNS} FROM transfers ORDER BY seq");
-        let mut rows = sqlx::query(AssertSqlSafe(text)).fetch(&mut **work);
-        while let Some(found) = rows.try_next().await.map_err(read("transfers"))? {
-            match row(&found) {
-                Ok((row, chain)) => self.transfer(row, chain),
-                Err(Error::Kind { seq, kind }) => {
-                    self.differences.say(format!("transfer {seq} has the kind `{kind}`"));
-                }
-                Err(other) => return Err(other),
-            }
-        }
-        Ok(())
-    }
-
-    fn transfer(&mut self, row: Row, chain: String) {
-        // As many as are told, and one for `and more`.
-        for missing in (self.seq + 1..row.seq).take(TOLD + 1) {
-            self.differences.say(format!("transfer {missing} is missing"));
-        }
-        let name = format!("transfer {} ({})", row.seq, row.id);
-        if row.chain(&self.chain) != chain {
-            self.differences.say(format!("{name} is not what was written: its chain differs"));
-        }
-        if self.book.apply(&row).is_err() {
-            self.differences.say(format!("{name} overflows"));
-        }
-        (self.seq, self.chain) = (row.seq, chain);
-        let what = (row.debit, row.credit, row.currency, row.amount);
-        match (row.kind, row.of) {
-            (Kind::Transfer, _) => {}
-            (Kind::Hold, _) => {
-                self.holds.insert(row.id, what);
-            }
-            (Kind::Post | Kind::Void, of) => {
-                let of = of.unwrap_or_default();
-                if self.holds.remove(&of) != Some(what) {
-                    self.differences.say(format!("{name} ends no open hold that is like it"));
-                }
-            }
-        }
-    }
-
     /// The stored balances are those of the transfers.
     async fn balances(&mut self, work: &mut Transaction<'static, Any>) -> Result<(), Error> {
         let fault = read("balances");

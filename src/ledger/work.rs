@@ -1,13 +1,13 @@
 //! One write transaction: it begins by moving the fence, collects rows and balances in memory, and writes them at the end.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 
-use sqlx::any::{Any, AnyArguments, AnyRow};
-use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Row as _, Transaction};
+use sqlx::any::{Any, AnyRow};
+use sqlx::{Row as _, Transaction};
 
 use super::book::{Book, Kind, Row};
+use super::statement::{Statement, Value, messages, places};
 use super::{At, Error, Ledger};
 
 /// The columns of a row, in the order of `row`. The chain comes last.
@@ -17,8 +17,8 @@ pub(super) const COLUMNS: &str =
 const COLUMN_COUNT: usize = 14;
 /// How many rows one INSERT writes: larger ones gain nothing, and PostgreSQL takes 65,535 values.
 const ROWS_PER_INSERT: usize = 100;
-/// How many ids one SELECT asks for.
-pub(super) const IDS_PER_SELECT: usize = 300;
+/// How many ids or names one SELECT asks for.
+pub(super) const VALUES_PER_SELECT: usize = 300;
 
 /// A row before it has its place in the book.
 pub(super) struct Entry<'a> {
@@ -42,99 +42,77 @@ pub(super) struct Work<'l> {
     /// Where the chain ends, with what is not written yet.
     seq: i64,
     chain: String,
-    entries: Vec<(Row, String)>,
+    entries: Vec<(Row<'static>, String)>,
     /// The balances that were read, changed by what is not written yet.
     book: Book,
     changed: BTreeSet<(String, String)>,
 }
 
 impl<'l> Work<'l> {
-    /// Begins, and moves the fence. From there on PostgreSQL lets nobody else write, as SQLite does anyway.
-    pub(super) async fn begin(ledger: &'l Ledger, at: At) -> Result<Work<'l>, Error> {
+    /// Begins, moves the fence, and asks the first questions: as far as they are known now, all of them, because SQLite gets them
+    /// at once. From there on PostgreSQL lets nobody else write, as SQLite does anyway.
+    pub(super) async fn begin<const N: usize>(
+        ledger: &'l Ledger,
+        at: At,
+        questions: [Vec<Statement<'_>>; N],
+    ) -> Result<(Work<'l>, [Vec<AnyRow>; N]), Error> {
         ledger.step().map_err(Error::Begin)?;
-        let mut transaction = ledger.writer.begin().await.map_err(Error::Begin)?;
-        let fault = |source| Error::Write { what: "fence", source };
-        ledger.step().map_err(fault)?;
-        let fence = sqlx::query(
-            "UPDATE fence SET epoch = $1 WHERE only_one = 1 AND epoch <= $1 RETURNING seq, chain",
-        )
-        .bind(at.epoch)
-        .fetch_optional(&mut *transaction)
-        .await
-        .map_err(fault)?
-        .ok_or(Error::Fenced { epoch: at.epoch })?;
-        let seq = fence.try_get(0).map_err(fault)?;
-        let chain = fence.try_get(1).map_err(fault)?;
+        let transaction = ledger.writer.begin().await.map_err(Error::Begin)?;
         let (entries, book, changed) = (Vec::new(), Book::default(), BTreeSet::new());
-        Ok(Work { ledger, transaction, at, seq, chain, entries, book, changed })
+        let mut work = Work { ledger, transaction, at, seq: 0, chain: String::new(), entries, book, changed };
+        let text = "UPDATE fence SET epoch = ? WHERE only_one = 1 AND epoch <= ? RETURNING seq, chain";
+        let fence = Statement::new(text, [at.epoch, at.epoch]);
+        let counts = questions.each_ref().map(Vec::len);
+        let statements = std::iter::once(fence).chain(questions.into_iter().flatten()).collect();
+        let fault = |source| Error::Write { what: "fence", source };
+        let mut answers = work.run(statements).await.map_err(fault)?.into_iter();
+        let fence = answers.next().unwrap_or_default();
+        let fence = fence.first().ok_or(Error::Fenced { epoch: at.epoch })?;
+        work.seq = fence.try_get(0).map_err(fault)?;
+        work.chain = fence.try_get(1).map_err(fault)?;
+        Ok((work, counts.map(|count| answers.by_ref().take(count).flatten().collect())))
     }
 
-    /// Runs a query that asks.
+    /// Runs statements; the rows that each of them gives.
+    async fn run(&mut self, statements: Vec<Statement<'_>>) -> Result<Vec<Vec<AnyRow>>, sqlx::Error> {
+        let mut answers = Vec::with_capacity(statements.len());
+        for message in messages(self.ledger.engine, self.ledger.together(), statements) {
+            self.ledger.step()?;
+            message.send(&mut self.transaction, &mut answers).await?;
+        }
+        Ok(answers)
+    }
+
+    /// Runs statements that ask; all their rows.
     pub(super) async fn ask(
         &mut self,
         what: &'static str,
-        query: Query<'_, Any, AnyArguments>,
+        statements: Vec<Statement<'_>>,
     ) -> Result<Vec<AnyRow>, Error> {
-        let fault = |source| Error::Read { what, source };
-        self.ledger.step().map_err(fault)?;
-        query.fetch_all(&mut *self.transaction).await.map_err(fault)
+        let answers = self.run(statements).await.map_err(read(what))?;
+        Ok(answers.into_iter().flatten().collect())
     }
 
-    /// Runs a query that writes.
+    /// Runs statements that write.
     pub(super) async fn write(
         &mut self,
         what: &'static str,
-        query: Query<'_, Any, AnyArguments>,
+        statements: Vec<Statement<'_>>,
     ) -> Result<(), Error> {
-        let fault = |source| Error::Write { what, source };
-        self.ledger.step().map_err(fault)?;
-        query.execute(&mut *self.transaction).await.map(|_| ()).map_err(fault)
-    }
-
-    /// The rows with these ids.
-    pub(super) async fn rows_by_id(&mut self, ids: &[String]) -> Result<Vec<Row>, Error> {
-        self.rows_where("id IN", "", ids).await
-    }
-
-    /// The holds of these orders, and how they ended, oldest first.
-    pub(super) async fn holds(&mut self, orders: &[&str]) -> Result<Vec<Row>, Error> {
-        let orders: Vec<String> = orders.iter().map(|&it| it.to_owned()).collect();
-        self.rows_where("order_id IN", "AND kind <> 'transfer'", &orders).await
-    }
-
-    async fn rows_where(&mut self, before: &str, after: &str, values: &[String]) -> Result<Vec<Row>, Error> {
-        let mut found = Vec::new();
-        for some in values.chunks(IDS_PER_SELECT) {
-            let places = places(1, some.len());
-            let text =
-                format!("SELECT {COLUMNS} FROM transfers WHERE {before} {places} {after} ORDER BY seq");
-            let mut query = sqlx::query(AssertSqlSafe(text));
-            for value in some {
-                query = query.bind(value.as_str());
-            }
-            for it in self.ask("transfers", query).await? {
-                found.push(row(&it)?.0);
-            }
-        }
-        Ok(found)
+        self.run(statements).await.map(|_| ()).map_err(|source| Error::Write { what, source })
     }
 
     /// Reads what these accounts have, before anything is moved there.
     pub(super) async fn read_balances(&mut self, accounts: &BTreeSet<String>) -> Result<(), Error> {
-        let accounts: Vec<&String> = accounts.iter().collect();
-        for some in accounts.chunks(IDS_PER_SELECT) {
-            let text = format!(
-                "SELECT account, currency, posted, held FROM balances WHERE account IN {}",
-                places(1, some.len())
-            );
-            let mut query = sqlx::query(AssertSqlSafe(text));
-            for account in some {
-                query = query.bind(account.as_str());
-            }
-            for it in self.ask("balances", query).await? {
-                let (account, currency, funds) = super::read::funds(&it).map_err(read("balances"))?;
-                self.book.set(&account, &currency, funds);
-            }
+        let rows = self.ask("balances", balances_of(accounts)).await?;
+        self.know(&rows)
+    }
+
+    /// What accounts have, as `balances_of` found it.
+    pub(super) fn know(&mut self, balances: &[AnyRow]) -> Result<(), Error> {
+        for it in balances {
+            let (account, currency, funds) = super::read::funds(it).map_err(read("balances"))?;
+            self.book.set(&account, &currency, funds);
         }
         Ok(())
     }
@@ -153,22 +131,22 @@ impl<'l> Work<'l> {
     pub(super) fn enter(&mut self, entry: Entry<'_>) -> Result<(), Error> {
         let row = Row {
             seq: self.seq + 1,
-            id: entry.id,
+            id: entry.id.into(),
             kind: entry.kind,
-            of: entry.of,
-            order_id: entry.order_id.to_owned(),
-            contract: entry.contract.map(str::to_owned),
-            debit: entry.debit,
-            credit: entry.credit,
+            of: entry.of.map(Cow::Owned),
+            order_id: entry.order_id.to_owned().into(),
+            contract: entry.contract.map(|it| it.to_owned().into()),
+            debit: entry.debit.into(),
+            credit: entry.credit.into(),
             amount: entry.amount,
-            currency: entry.currency.to_owned(),
+            currency: entry.currency.to_owned().into(),
             at_ms: self.at.ms,
             epoch: self.at.epoch,
-            detail: entry.detail.to_owned(),
+            detail: entry.detail.to_owned().into(),
         };
         self.book.apply(&row)?;
         for account in [&row.debit, &row.credit] {
-            self.changed.insert((account.clone(), row.currency.clone()));
+            self.changed.insert((account.to_string(), row.currency.to_string()));
         }
         self.seq = row.seq;
         self.chain = row.chain(&self.chain);
@@ -179,77 +157,84 @@ impl<'l> Work<'l> {
     /// Writes all entries, the balances and the end of the chain, and commits.
     pub(super) async fn commit(mut self) -> Result<(), Error> {
         let entries = std::mem::take(&mut self.entries);
-        for some in entries.chunks(ROWS_PER_INSERT) {
-            self.insert(some).await?;
-        }
-        let changed = std::mem::take(&mut self.changed);
-        for some in changed.into_iter().collect::<Vec<_>>().chunks(ROWS_PER_INSERT) {
-            self.update_balances(some).await?;
-        }
+        let changed: Vec<(String, String)> = std::mem::take(&mut self.changed).into_iter().collect();
+        let (book, chain) = (std::mem::take(&mut self.book), std::mem::take(&mut self.chain));
         if !entries.is_empty() {
-            let query = sqlx::query("UPDATE fence SET seq = $1, chain = $2 WHERE only_one = 1");
-            let query = query.bind(self.seq).bind(self.chain.clone());
-            self.write("end of the chain", query).await?;
+            let mut statements: Vec<Statement<'_>> = entries.chunks(ROWS_PER_INSERT).map(insert).collect();
+            statements.extend(changed.chunks(ROWS_PER_INSERT).map(|some| update_balances(some, &book)));
+            let text = "UPDATE fence SET seq = ?, chain = ? WHERE only_one = 1";
+            statements.push(Statement::new(text, [Value::Number(self.seq), Value::Text(&chain)]));
+            self.write("transfers", statements).await?;
         }
         self.ledger.step().map_err(Error::Commit)?;
         self.transaction.commit().await.map_err(Error::Commit)?;
         self.ledger.step().map_err(Error::Commit)
     }
-
-    async fn insert(&mut self, entries: &[(Row, String)]) -> Result<(), Error> {
-        let places = places(entries.len(), COLUMN_COUNT);
-        let mut query =
-            sqlx::query(AssertSqlSafe(format!("INSERT INTO transfers ({COLUMNS}) VALUES {places}")));
-        for (row, chain) in entries {
-            query = query
-                .bind(row.seq)
-                .bind(row.id.as_str())
-                .bind(row.kind.word())
-                .bind(row.of.as_deref())
-                .bind(row.order_id.as_str())
-                .bind(row.contract.as_deref())
-                .bind(row.debit.as_str())
-                .bind(row.credit.as_str())
-                .bind(row.amount)
-                .bind(row.currency.as_str())
-                .bind(row.at_ms)
-                .bind(row.epoch)
-                .bind(row.detail.as_str())
-                .bind(chain.as_str());
-        }
-        self.write("transfers", query).await
-    }
-
-    async fn update_balances(&mut self, accounts: &[(String, String)]) -> Result<(), Error> {
-        let places = places(accounts.len(), 4);
-        let mut query = sqlx::query(AssertSqlSafe(format!(
-            "INSERT INTO balances (account, currency, posted, held) VALUES {places} \
-             ON CONFLICT (account, currency) DO UPDATE SET posted = excluded.posted, held = excluded.held"
-        )));
-        for (account, currency) in accounts {
-            let funds = self.book.funds(account, currency);
-            query = query.bind(account.as_str()).bind(currency.as_str()).bind(funds.posted).bind(funds.held);
-        }
-        self.write("balances", query).await
-    }
 }
 
-/// `($1, $2), ($3, $4)` for two rows of two columns.
-pub(super) fn places(rows: usize, columns: usize) -> String {
-    let mut text = String::new();
-    for row in 0..rows {
-        for column in 0..columns {
-            let before = match (row, column) {
-                (0, 0) => "(",
-                (_, 0) => "), (",
-                (_, _) => ", ",
-            };
-            let place = row * columns + column + 1;
-            write!(text, "{before}${place}").expect("a String takes all that is written to it");
-        }
-    }
-    text.push(')');
-    text
+fn insert<'a>(entries: &'a [(Row<'_>, String)]) -> Statement<'a> {
+    let text = format!("INSERT INTO transfers ({COLUMNS}) VALUES {}", places(entries.len(), COLUMN_COUNT));
+    let values = entries.iter().flat_map(|(row, chain)| -> [Value<'_>; COLUMN_COUNT] {
+        [
+            row.seq.into(),
+            row.id.as_ref().into(),
+            row.kind.word().into(),
+            row.of.as_deref().into(),
+            row.order_id.as_ref().into(),
+            row.contract.as_deref().into(),
+            row.debit.as_ref().into(),
+            row.credit.as_ref().into(),
+            row.amount.into(),
+            row.currency.as_ref().into(),
+            row.at_ms.into(),
+            row.epoch.into(),
+            row.detail.as_ref().into(),
+            chain.as_str().into(),
+        ]
+    });
+    Statement::new(text, values)
+}
+
+fn update_balances<'a>(accounts: &'a [(String, String)], book: &Book) -> Statement<'a> {
+    let text = format!(
+        "INSERT INTO balances (account, currency, posted, held) VALUES {} \
+         ON CONFLICT (account, currency) DO UPDATE SET posted = excluded.posted, held = excluded.held",
+        places(accounts.len(), 4)
+    );
+    let values = accounts.iter().flat_map(|(account, currency)| -> [Value<'_>; 4] {
+        let funds = book.funds(account, currency);
+        [account.as_str().into(), currency.as_str().into(), funds.posted.into(), funds.held.into()]
+    });
+    Statement::new(text, values)
+}
+
+/// Asks for the rows with these ids.
+pub(super) fn rows_by_id(ids: &[String]) -> Vec<Statement<'_>> {
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    asks(&ids, |places| format!("SELECT {COLUMNS} FROM transfers WHERE id IN {places} ORDER BY seq"))
+}
+
+/// Asks for the holds of these orders, and how they ended, oldest first.
+pub(super) fn holds<'a>(orders: &[&'a str]) -> Vec<Statement<'a>> {
+    asks(orders, |places| {
+        format!(
+            "SELECT {COLUMNS} FROM transfers WHERE order_id IN {places} AND kind <> 'transfer' ORDER BY seq"
+        )
+    })
+}
+
+/// Asks what these accounts have.
+pub(super) fn balances_of(accounts: &BTreeSet<String>) -> Vec<Statement<'_>> {
+    let accounts: Vec<&str> = accounts.iter().map(String::as_str).collect();
+    asks(&accounts, |places| {
+        format!("SELECT account, currency, posted, held FROM balances WHERE account IN {places}")
+    })
+}
+
+/// Asks for these values, so many in one statement.
+pub(super) fn asks<'a>(values: &[&'a str], text: impl Fn(&str) -> String) -> Vec<Statement<'a>> {
+    let statement = |some: &[&'a str]| Statement::new(text(&places(1, some.len())), some.iter().copied());
+    values.chunks(VALUES_PER_SELECT).map(statement).collect()
 }
 
 /// A fault while reading this.
@@ -257,31 +242,32 @@ pub(super) fn read(what: &'static str) -> impl Fn(sqlx::Error) -> Error {
     move |source| Error::Read { what, source }
 }
 
-/// A row of the book and its chain, from `COLUMNS`.
-pub(super) fn row(from: &AnyRow) -> Result<(Row, String), Error> {
+/// A row of the book, from `COLUMNS`.
+pub(super) fn row(from: &AnyRow) -> Result<Row<'static>, Error> {
     let fault = read("transfers");
     let seq = from.try_get(0).map_err(&fault)?;
-    let word: String = from.try_get(2).map_err(&fault)?;
-    let kind = Kind::ALL.into_iter().find(|it| it.word() == word).ok_or(Error::Kind { seq, kind: word })?;
-    let row = Row {
+    let text = |place: usize| from.try_get::<String, _>(place).map(Cow::Owned).map_err(&fault);
+    let optional = |place: usize| from.try_get::<Option<String>, _>(place).map_err(&fault);
+    let word = text(2)?;
+    let kind = Kind::ALL.into_iter().find(|it| it.word() == word);
+    Ok(Row {
         seq,
-        id: from.try_get(1).map_err(&fault)?,
-        kind,
-        of: from.try_get(3).map_err(&fault)?,
-        order_id: from.try_get(4).map_err(&fault)?,
-        contract: from.try_get(5).map_err(&fault)?,
-        debit: from.try_get(6).map_err(&fault)?,
-        credit: from.try_get(7).map_err(&fault)?,
+        id: text(1)?,
+        kind: kind.ok_or_else(|| Error::Kind { seq, kind: word.into_owned() })?,
+        of: optional(3)?.map(Cow::Owned),
+        order_id: text(4)?,
+        contract: optional(5)?.map(Cow::Owned),
+        debit: text(6)?,
+        credit: text(7)?,
         amount: from.try_get(8).map_err(&fault)?,
-        currency: from.try_get(9).map_err(&fault)?,
+        currency: text(9)?,
         at_ms: from.try_get(10).map_err(&fault)?,
         epoch: from.try_get(11).map_err(&fault)?,
-        detail: from.try_get(12).map_err(&fault)?,
-    };
-    Ok((row, from.try_get(13).map_err(&fault)?))
+        detail: text(12)?,
+    })
 }
 
-/// Rows by their ids.
-pub(super) fn by_id(rows: Vec<Row>) -> BTreeMap<String, Row> {
-    rows.into_iter().map(|it| (it.id.clone(), it)).collect()
+/// Rows of the book, from `COLUMNS`.
+pub(super) fn rows(from: &[AnyRow]) -> Result<Vec<Row<'static>>, Error> {
+    from.iter().map(row).collect()
 }

@@ -34,6 +34,11 @@ impl Failpoint {
         *self.0.lock().unwrap() = Armed { seen: 0, fails: Some(fails), copy };
     }
 
+    /// Between statements that go together nothing can fail: those of an armed ledger go one by one.
+    pub(super) fn together(&self) -> bool {
+        self.0.lock().unwrap().fails.is_none()
+    }
+
     pub(super) fn step(&self) -> Result<(), sqlx::Error> {
         let mut armed = self.0.lock().unwrap();
         armed.seen += 1;
@@ -111,6 +116,31 @@ async fn a_file_that_is_no_database_is_refused() {
     let folder = Folder::new();
     std::fs::write(folder.0.join("ledger.db"), "a diary, and a long one. ".repeat(400)).unwrap();
     assert!(matches!(Ledger::open(&folder.url()).await, Err(Error::Connect(_))));
+}
+
+/// A check reads many rows as one text. No row can pass for two, nor two for one.
+#[tokio::test]
+async fn a_row_that_hides_another_is_found() {
+    let folder = Folder::new();
+    let ledger = cases::open(&folder.url()).await;
+    for name in ["one", "two"] {
+        ledger.pay(cases::at(2), &cases::cash(name, 1_000)).await.unwrap();
+    }
+    let second = "concat_ws(char(31), seq, id, kind, '-', order_id, '-', debit, credit, amount, currency, at_ms, epoch, \
+                  detail, chain)";
+    let read_alike = format!(
+        "DROP TRIGGER transfers_keep; DROP TRIGGER transfers_stay; \
+         UPDATE transfers SET chain = chain || char(30) || (SELECT {second} FROM transfers WHERE seq = 2) WHERE seq = 1; \
+         DELETE FROM transfers WHERE seq = 2"
+    );
+    for (tamper, place) in [
+        (read_alike, "transfers 1 to 1"),
+        ("UPDATE transfers SET detail = detail || char(31) WHERE seq = 1".to_owned(), "transfers 1 to 1"),
+    ] {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(tamper)).execute(&ledger.writer).await.unwrap();
+        let found = ledger.verify().await.unwrap_err().to_string();
+        assert!(found.contains(&format!("{place}: a text has control characters")), "{found}");
+    }
 }
 
 #[tokio::test]
