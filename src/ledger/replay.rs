@@ -76,8 +76,8 @@ impl Replay {
                 replay
             });
             let next = Piece::read(work, last).await;
-            let lost = |_| Error::Read { what: "transfers", source: sqlx::Error::WorkerCrashed };
-            replay = computed.await.map_err(lost)?;
+            let gone = |_| Error::Read { what: "transfers", source: sqlx::Error::WorkerCrashed };
+            replay = computed.await.map_err(gone)?;
             piece = next?;
         }
         Ok(replay)
@@ -143,9 +143,9 @@ fn parse(text: &str) -> Option<(Row<'_>, &str, &str)> {
         id,
         // Whoever uses the row compares the words.
         kind: Kind::ALL.into_iter().find(|it| it.word() == word).unwrap_or(Kind::Transfer),
-        of: optional(columns.next()?)?,
+        of: optional(columns.next()?).ok()?,
         order_id: columns.next()?.into(),
-        contract: optional(columns.next()?)?,
+        contract: optional(columns.next()?).ok()?,
         debit: columns.next()?.into(),
         credit: columns.next()?.into(),
         amount: columns.next()?.parse().ok()?,
@@ -158,10 +158,11 @@ fn parse(text: &str) -> Option<(Row<'_>, &str, &str)> {
     columns.next().is_none().then_some((row, word, chain))
 }
 
-/// A column that may be NULL.
-fn optional(text: &str) -> Option<Option<Cow<'_, str>>> {
+/// A column that may be NULL; an error if it says neither.
+fn optional(text: &str) -> Result<Option<Cow<'_, str>>, ()> {
     match text.strip_prefix('=') {
-        Some(it) => Some(Some(it.into())),
-        None => (text == "-").then_some(None),
+        Some(it) => Ok(Some(it.into())),
+        None if text == "-" => Ok(None),
+        None => Err(()),
     }
 }

@@ -118,6 +118,31 @@ async fn a_file_that_is_no_database_is_refused() {
     assert!(matches!(Ledger::open(&folder.url()).await, Err(Error::Connect(_))));
 }
 
+/// A check reads many rows as one text. No row can pass for two, nor two for one.
+#[tokio::test]
+async fn a_row_that_hides_another_is_found() {
+    let folder = Folder::new();
+    let ledger = cases::open(&folder.url()).await;
+    for name in ["one", "two"] {
+        ledger.pay(cases::at(2), &cases::cash(name, 1_000)).await.unwrap();
+    }
+    let second = "concat_ws(char(31), seq, id, kind, '-', order_id, '-', debit, credit, amount, currency, at_ms, epoch, \
+                  detail, chain)";
+    let read_alike = format!(
+        "DROP TRIGGER transfers_keep; DROP TRIGGER transfers_stay; \
+         UPDATE transfers SET chain = chain || char(30) || (SELECT {second} FROM transfers WHERE seq = 2) WHERE seq = 1; \
+         DELETE FROM transfers WHERE seq = 2"
+    );
+    for (tamper, place) in [
+        (read_alike, "transfers 1 to 1"),
+        ("UPDATE transfers SET detail = detail || char(31) WHERE seq = 1".to_owned(), "transfers 1 to 1"),
+    ] {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(tamper)).execute(&ledger.writer).await.unwrap();
+        let found = ledger.verify().await.unwrap_err().to_string();
+        assert!(found.contains(&format!("{place}: a text has control characters")), "{found}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_committed_is_on_the_disk() {
     let folder = Folder::new();
