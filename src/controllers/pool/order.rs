@@ -178,6 +178,8 @@ fn wanted(pool: &ResidentPool, lease: &Lease) -> Wanted {
 /// How many cards must be locked before the order is posted; 0 when they are, or none are needed.
 fn needs_cards(purpose: &Purpose, size: PoolSize, lease: &Lease) -> u32 {
     match (purpose, lease.state) {
+        // More disk alone.
+        (Purpose::Expansion { .. }, _) if size.cards == lease.size.cards => 0,
         (Purpose::Initial | Purpose::Conversion | Purpose::Expansion { .. }, _)
         | (Purpose::Manual { .. } | Purpose::Auto { .. }, State::Expired { .. }) => size.cards,
         (
@@ -362,9 +364,7 @@ fn decide(
     };
     let claimed = claimed(pool, bought, may_buy);
     let answer = outcome.filter(|it| it.version == version(pool, claimed));
-    // Cards that were bought before and are away for a moment don't hold up an expansion.
-    let own_away = |it: &Outcome| claimed.bought.min(it.cards() - it.cards_in_place());
-    let locked = answer.map_or(0, |it| it.cards_in_place() + own_away(it));
+    let locked = answer.map_or(0, Outcome::cards_in_place);
     if let Some(held) = &bought.held {
         let needed = needs_cards(&held.purpose, held.size, lease);
         let same =
