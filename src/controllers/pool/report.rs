@@ -193,7 +193,7 @@ fn set_paid(conditions: &mut Conditions<'_>, pool: &ResidentPool, facts: &Facts<
             (None, Reason::Pending, "nothing is ordered yet".to_owned())
         }
         (None, None) => {
-            (Some(true), Reason::AsBought, format!("{} orders are paid", ordered.bought.orders.len()))
+            (Some(true), Reason::AsBought, format!("orders that are paid: {}", ordered.bought.orders.len()))
         }
     };
     conditions.set(Type::Paid, holds, reason, message);
