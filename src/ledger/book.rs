@@ -73,6 +73,18 @@ pub(super) fn cash(account: &str) -> String {
     format!("{account}:cash")
 }
 
+/// The legs of what a customer pays: `voucher` and `cash`, each with its account and amount. One of zero is left out; but what costs
+/// nothing leaves a row too, in cash.
+pub(super) fn legs(
+    account: &str,
+    in_vouchers: i64,
+    in_cash: i64,
+) -> impl Iterator<Item = (&'static str, String, i64)> {
+    let is_free = in_vouchers == 0 && in_cash == 0;
+    let both = [("voucher", voucher(account), in_vouchers), ("cash", cash(account), in_cash)];
+    both.into_iter().filter(move |(leg, _, amount)| *amount != 0 || (*leg == "cash" && is_free))
+}
+
 /// An account of the book: of a customer, in vouchers.
 pub(super) fn voucher(account: &str) -> String {
     format!("{account}:voucher")

@@ -80,6 +80,13 @@ impl Ledger {
         contracts.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(contracts)
     }
+
+    /// The contract of the object with this uid, also a closed one.
+    pub async fn contract_of(&self, uid: &str) -> Result<Option<Contract>, Error> {
+        let text = format!("SELECT {COLUMNS} FROM contracts WHERE uid = $1");
+        let row = sqlx::query(AssertSqlSafe(text)).bind(uid).fetch_optional(&self.readers).await;
+        row.map_err(read("contracts"))?.as_ref().map(contract).transpose()
+    }
 }
 
 impl Work<'_> {

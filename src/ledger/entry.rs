@@ -248,6 +248,13 @@ pub(super) fn check_detail(value: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// What a line is for, and who pays it.
+fn check_payer(contract: &str, account: &str, currency: &str) -> Result<(), Error> {
+    check_text("contract", contract)?;
+    check_account(account)?;
+    check_currency(currency)
+}
+
 impl PaymentIn {
     pub(super) fn check(&self) -> Result<(), Error> {
         check_text("name", &self.name)?;
@@ -260,9 +267,7 @@ impl PaymentIn {
 impl OrderIn {
     pub(super) fn check(&self) -> Result<(), Error> {
         check_text("order", &self.id)?;
-        check_text("contract", &self.contract)?;
-        check_account(&self.account)?;
-        check_currency(&self.currency)?;
+        check_payer(&self.contract, &self.account, &self.currency)?;
         check_amount("price", self.price, 0)?;
         check_amount("accrued", self.accrued, 0)?;
         check_detail(&self.detail)
@@ -272,9 +277,7 @@ impl OrderIn {
 impl ChargeIn {
     pub(super) fn check(&self) -> Result<(), Error> {
         check_text("charge", &self.id)?;
-        check_text("contract", &self.contract)?;
-        check_account(&self.account)?;
-        check_currency(&self.currency)?;
+        check_payer(&self.contract, &self.account, &self.currency)?;
         check_amount("amount", self.amount, 0)?;
         check_detail(&self.detail)
     }
@@ -283,9 +286,7 @@ impl ChargeIn {
 impl RefundIn {
     pub(super) fn check(&self) -> Result<(), Error> {
         check_text("refund", &self.id)?;
-        check_text("contract", &self.contract)?;
-        check_account(&self.account)?;
-        check_currency(&self.currency)?;
+        check_payer(&self.contract, &self.account, &self.currency)?;
         check_amount("amount", self.amount, 0)?;
         check_detail(&self.detail)
     }

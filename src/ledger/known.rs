@@ -1,9 +1,9 @@
-//! What a leader asks once, when it begins or finds something strange: which payments are counted, whose contract an object has.
+//! What a leader asks once, when it begins: which payments are counted.
 
 use sqlx::Row as _;
 
 use super::work::read;
-use super::{Contract, Error, Ledger};
+use super::{Error, Ledger};
 
 /// A payment that is counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,20 +36,5 @@ impl Ledger {
             }
         }
         Ok(counted)
-    }
-
-    /// The contract of the object with this uid, also a closed one.
-    pub async fn contract_of(&self, uid: &str) -> Result<Option<Contract>, Error> {
-        let fault = read("contract");
-        let text = "SELECT id, object, uid, opened_at_ms, closed_at_ms FROM contracts WHERE uid = $1";
-        let row = sqlx::query(text).bind(uid).fetch_optional(&self.readers).await.map_err(&fault)?;
-        let Some(row) = row else { return Ok(None) };
-        Ok(Some(Contract {
-            id: row.try_get(0).map_err(&fault)?,
-            object: row.try_get(1).map_err(&fault)?,
-            uid: row.try_get(2).map_err(&fault)?,
-            opened_at_ms: row.try_get(3).map_err(&fault)?,
-            closed_at_ms: row.try_get(4).map_err(&fault)?,
-        }))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::book::{Kind, Row, bank, cash, sales, voucher, vouchers};
+use super::book::{Kind, Row, bank, cash, legs, sales, voucher, vouchers};
 use super::contracts::{all_known, contracts_by_id, must_be_open};
 use super::work::{Entry, Work, balances_of, holds, rows, rows_by_id};
 use super::{
@@ -68,13 +68,7 @@ impl Ledger {
         }
         work.know(&balances)?;
         let held = price(&work, order, u32::try_from(attempts.len()).unwrap_or(u32::MAX), at)?;
-        for (leg, debit, amount) in
-            [("voucher", voucher(&order.account), held.voucher), ("cash", cash(&order.account), held.cash)]
-        {
-            // An order that costs nothing leaves a row too.
-            if amount == 0 && !(leg == "cash" && order.price == 0) {
-                continue;
-            }
+        for (leg, debit, amount) in legs(&order.account, held.voucher, held.cash) {
             work.enter(Entry {
                 id: format!("{}/{}/{leg}", order.id, held.attempt),
                 kind: Kind::Hold,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::book::{Kind, Row, cash, sales, voucher};
+use super::book::{Kind, Row, cash, legs, sales, voucher};
 use super::contracts::{all_known, contracts_by_id};
 use super::orders::already;
 use super::work::{Entry, Work, holds, rows, rows_by_id};
@@ -62,12 +62,7 @@ fn enter(work: &mut Work<'_>, charge: &ChargeIn) -> Result<(), Error> {
     let vouchers = work.book().funds(&voucher(&charge.account), &charge.currency).available().max(0);
     let in_vouchers = vouchers.min(charge.amount);
     let in_cash = charge.amount - in_vouchers;
-    for (leg, debit, amount) in
-        [("voucher", voucher(&charge.account), in_vouchers), ("cash", cash(&charge.account), in_cash)]
-    {
-        if amount == 0 && !(leg == "cash" && charge.amount == 0) {
-            continue;
-        }
+    for (leg, debit, amount) in legs(&charge.account, in_vouchers, in_cash) {
         work.enter(Entry {
             id: format!("{}/{leg}", charge.id),
             kind: Kind::Transfer,

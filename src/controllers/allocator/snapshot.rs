@@ -50,6 +50,7 @@ pub(super) fn take(context: &Context, nodes: &[Arc<SlimNode>]) -> Taken {
         }
     }
     taken.snapshot.nodes = nodes.iter().filter_map(|it| node(caches, it)).collect();
+    let mut frozen: Vec<Key> = Vec::new();
     let mut claim = |contract: ContractRef, claim: Option<Claim>| {
         if let Some(claim) = claim {
             taken.contracts.insert(claim.key.clone(), contract);
@@ -57,7 +58,11 @@ pub(super) fn take(context: &Context, nodes: &[Arc<SlimNode>]) -> Taken {
         }
     };
     for it in caches.pools.all() {
-        claim(reference(Kind::Pool, &*it), pool::claim(context, &it));
+        match pool::asks(context, &it) {
+            pool::Asks::For(asked) => claim(reference(Kind::Pool, &*it), Some(asked)),
+            pool::Asks::Frozen(key) => frozen.push(key),
+            pool::Asks::Nothing => (),
+        }
     }
     for it in caches.groups.all() {
         claim(reference(Kind::Group, &*it), group::claim(caches, &it));
@@ -74,7 +79,7 @@ pub(super) fn take(context: &Context, nodes: &[Arc<SlimNode>]) -> Taken {
         .flatten()
         .map(|it| Key::new(it.name.as_deref().unwrap_or_default(), it.uid.as_deref().unwrap_or_default()))
         .collect();
-    taken.snapshot.frozen.extend(caches.pools.all().iter().filter_map(|it| pool::frozen(context, it)));
+    taken.snapshot.frozen.extend(frozen);
     taken.snapshot.frozen.extend(caches.spots.all().iter().filter_map(|it| spot::frozen(caches, it)));
     taken
 }

@@ -4,7 +4,6 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use kube::ResourceExt;
 
 use super::Money;
@@ -13,7 +12,8 @@ use crate::api::condition::Reason;
 use crate::api::payment::PaymentKind;
 use crate::api::{Account, Payment};
 use crate::controllers::facts::Problem;
-use crate::domain::money::{self, Currency};
+use crate::domain::money::calendar::calendar_month;
+use crate::domain::money::{self, Currency, arrears};
 use crate::ledger::{Counted, Error, PaymentIn};
 
 /// What an account's status shows.
@@ -40,7 +40,7 @@ pub(in crate::controllers) fn credit_limit(
 pub(in crate::controllers) fn in_arrears(account: &Account, summary: &Summary, limit: money::Money) -> bool {
     match account.spec.mode {
         AccountMode::Chargeback => false,
-        AccountMode::Prepaid => summary.balance.0 < -limit.0,
+        AccountMode::Prepaid => arrears::in_arrears(summary.balance, limit, false),
     }
 }
 
@@ -52,7 +52,7 @@ impl Money {
         now: Timestamp,
     ) -> Result<Summary, Error> {
         let name = account.name_any();
-        let month_began = month_began(now);
+        let month_began = calendar_month(now).start;
         // What is read is kept, what is used meanwhile comes on top.
         let currency = &account.spec.currency;
         let accrued = self.accrued(&name, currency).0;
@@ -119,10 +119,4 @@ impl Money {
         self.touched();
         Ok(true)
     }
-}
-
-/// The first moment of the month, UTC.
-fn month_began(now: Timestamp) -> Timestamp {
-    let today = now.to_zoned(TimeZone::UTC);
-    today.first_of_month().and_then(|it| it.start_of_day()).map_or(now, |it| it.timestamp())
 }

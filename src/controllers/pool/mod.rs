@@ -16,7 +16,7 @@ use crate::domain::book::{Key, Share};
 use crate::domain::budget::{Admitted, Bound, Budget, admit};
 use crate::domain::fleet::{Claim, Demand};
 use crate::domain::money::{PoolSize, State};
-use order::{Claimed, Offer, Ordered};
+use order::{Bought, Claimed, Offer, Ordered};
 use report::Facts;
 
 /// Bytes of a GB, as disks are sold.
@@ -101,31 +101,43 @@ fn bought_in_status(pool: &ResidentPool) -> Option<pool::Bought> {
     pool.status.as_ref().and_then(|it| it.bought)
 }
 
-/// The pool's key while the ledger is silent about it, or makes no sense: it keeps what it has, and gets nothing.
-pub(super) fn frozen(context: &Context, pool: &ResidentPool) -> Option<Key> {
-    let is_settled = is_leaving(pool) && !is_guarded(pool);
-    matches!(order::bought(context, pool), Some(Err(_))).then(|| key(pool)).filter(|_| !is_settled)
+/// Is it left and refunded? Then somebody else's finalizer keeps the object.
+fn is_settled(pool: &ResidentPool) -> bool {
+    is_leaving(pool) && !is_guarded(pool)
+}
+
+/// What the allocator hears of a pool.
+pub(super) enum Asks {
+    /// It claims cards.
+    For(Claim),
+    /// The ledger is silent about it, or makes no sense: it keeps what it has, and gets nothing.
+    Frozen(Key),
+    Nothing,
 }
 
 /// What the pool asks of the allocator.
-pub(super) fn claim(context: &Context, pool: &ResidentPool) -> Option<Claim> {
+pub(super) fn asks(context: &Context, pool: &ResidentPool) -> Asks {
+    if is_settled(pool) {
+        return Asks::Nothing;
+    }
+    match order::bought(context, pool) {
+        Some(Err(_)) => Asks::Frozen(key(pool)),
+        Some(Ok(bought)) => claim(context, pool, Some(&bought)).map_or(Asks::Nothing, Asks::For),
+        None => claim(context, pool, None).map_or(Asks::Nothing, Asks::For),
+    }
+}
+
+/// What it claims. `bought`: `None` when the ledger has no contract of it.
+fn claim(context: &Context, pool: &ResidentPool, bought: Option<&Bought>) -> Option<Claim> {
     let caches = &context.caches;
     let valid = validate(caches, pool);
     let may_buy = valid.is_ok() && !is_leaving(pool);
     let keeps = |cards| Claimed { cards, bought: cards, paid: false };
-    let mut claimed = match order::bought(context, pool) {
-        Some(Ok(bought)) => order::claimed(pool, &bought, may_buy),
+    let mut claimed = match bought {
+        Some(bought) => order::claimed(pool, bought, may_buy),
         // The ledger knows nothing of it: what is there stays.
-        None if bought_in_status(pool).is_some() => {
-            keeps(bought_in_status(pool).map_or(0, |it| count(it.cards)))
-        }
-        // Frozen, or without a contract yet.
-        Some(Err(_)) | None => return None,
+        None => keeps(count(bought_in_status(pool)?.cards)),
     };
-    if is_leaving(pool) && !is_guarded(pool) {
-        // It is settled; somebody else's finalizer keeps the object.
-        return None;
-    }
     if is_leaving(pool) {
         // Its cards go back when the last instance is gone; the instances keep theirs until then.
         claimed = keeps(if still_bound(caches, pool).is_empty() { 0 } else { claimed.bought });
@@ -153,7 +165,7 @@ pub(super) fn admitted(context: &Context, pool: &ResidentPool) -> (Vec<Admitted>
 
 /// What is bought and can be used now.
 pub(super) fn usable(context: &Context, pool: &ResidentPool) -> PoolSize {
-    if is_leaving(pool) && !is_guarded(pool) {
+    if is_settled(pool) {
         return PoolSize::default();
     }
     match order::bought(context, pool) {

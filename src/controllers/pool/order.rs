@@ -429,7 +429,7 @@ async fn hold(
     };
     let (account, currency) = (offer.account.name_any(), offer.currency.code());
     let wanted = OrderIn {
-        id: format!("{}/{}", standing.contract.id, order.purpose.id()),
+        id: order_id(standing, &order.purpose),
         contract: standing.contract.id.clone(),
         accrued: context.money.accrued(&account, currency).0.max(0),
         account,
@@ -456,6 +456,10 @@ async fn hold(
     }
 }
 
+fn order_id(standing: &Standing, purpose: &Purpose) -> String {
+    format!("{}/{}", standing.contract.id, purpose.id())
+}
+
 /// Pays back what the owner has not used, and closes the contract: once, as of the moment in which the pool was deleted.
 pub(super) async fn settle(context: &Context, pool: &ResidentPool) -> Result<(), Error> {
     let uid = pool.uid().unwrap_or_default();
@@ -480,7 +484,7 @@ pub(super) async fn settle(context: &Context, pool: &ResidentPool) -> Result<(),
         let Some((account, currency)) = standing.paid_by(&order.purpose) else { continue };
         let known = Currency::find(currency).ok_or_else(|| amount(format!("{currency} is no currency")))?;
         let back = refund(order, left_at, &standing.refund_rule(&order.purpose), &known);
-        let id = format!("{}/{}", standing.contract.id, order.purpose.id());
+        let id = order_id(&standing, &order.purpose);
         refunds.push(RefundIn {
             id: format!("{}/refund/{}", standing.contract.id, order.purpose.id()),
             contract: standing.contract.id.clone(),
