@@ -114,6 +114,8 @@ pub struct Published {
     pub cards: BTreeMap<String, CardTypeStatus>,
     /// Card types that match a node which another one matches too, and that node.
     pub conflicts: BTreeMap<String, String>,
+    /// Card types of which a node is being adopted: a shortage of theirs may be over in a moment, so it refuses nobody yet.
+    pub coming: BTreeSet<String>,
 }
 
 struct Retry {
@@ -354,6 +356,9 @@ async fn contracts(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: Cancel
             let all = dirty.all || last_all.elapsed() >= RESYNC;
             let mut todo = dirty.contracts;
             todo.extend(changed(&seen, &latest));
+            if seen.coming != latest.coming {
+                todo.extend(buyers(&context.caches));
+            }
             todo.extend(due(&context));
             if all {
                 last_all = tokio::time::Instant::now();
@@ -489,6 +494,11 @@ fn changed(before: &Published, after: &Published) -> Vec<ContractRef> {
         .filter(|(contract, outcome)| before.outcomes.get(contract) != Some(outcome))
         .map(|(contract, _)| contract);
     gone.chain(new).cloned().collect()
+}
+
+/// Who may have been spared a refusal because cards were coming.
+fn buyers(caches: &Caches) -> impl Iterator<Item = ContractRef> {
+    everything(caches).into_iter().filter(|it| matches!(it.kind, Kind::Pool | Kind::Group))
 }
 
 fn everything(caches: &Caches) -> Vec<ContractRef> {

@@ -34,6 +34,8 @@ struct Shared {
     conflicts: AtomicUsize,
     /// After which write which process is killed.
     kill: Mutex<Option<(usize, u32)>>,
+    /// So many writes of nodes are refused as if somebody else had been faster.
+    stale_nodes: AtomicUsize,
     /// Watches of which paths are held back.
     held: watch::Sender<Option<&'static str>>,
 }
@@ -55,6 +57,7 @@ impl Proxy {
                 writes: AtomicUsize::new(0),
                 conflicts: AtomicUsize::new(0),
                 kill: Mutex::default(),
+                stale_nodes: AtomicUsize::new(0),
                 held: watch::Sender::new(None),
             });
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
@@ -102,6 +105,15 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     let Ok(body) = axum::body::to_bytes(body, 16 << 20).await else {
         return refused(StatusCode::BAD_REQUEST, "body".to_owned());
     };
+
+    let one_less = |it: usize| it.checked_sub(1);
+    if parts.method == Method::PATCH
+        && path.starts_with("/api/v1/nodes/")
+        && shared.stale_nodes.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
+    {
+        let conflict = r#"{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict", "message": "the object has been modified", "code": 409}"#;
+        return refused(StatusCode::CONFLICT, conflict.to_owned());
+    }
 
     let mut onward = axum::http::Request::builder()
         .method(parts.method)
@@ -248,6 +260,26 @@ fn an_operator_killed_between_any_two_writes_leaves_nothing_wrong() {
 fn billed_by_operator(world: &World, billed: impl Fn() -> Option<i64>) -> i64 {
     let _operator = world.operator();
     until("the account's bill", || billed().ok_or_else(|| "none yet".to_owned()))
+}
+
+#[test]
+fn nobody_is_refused_while_nodes_are_being_adopted() {
+    let world = World::new("adopted", 3);
+    // Orders that must fit at once, and that are there before the operator.
+    world.apply(POOL);
+    world.apply(GROUP);
+    let proxy = Proxy::start();
+    // A kubelet writes its node as it starts, so the operator's first writes are too late.
+    proxy.shared.stale_nodes.store(7, Ordering::SeqCst);
+    let _operator = proxy.operator("adopted");
+    world.ready("rp/chat");
+    world.ready("dg/train");
+    assert_eq!(proxy.shared.stale_nodes.load(Ordering::SeqCst), 0, "all of them were tried");
+    for object in ["rp/chat", "dg/train"] {
+        assert_eq!(world.field(object, ".metadata.annotations.tenure\\.dev/refused"), "");
+    }
+    let refused = world.k("get events --field-selector reason=Refused -o name");
+    assert_eq!(refused, "", "nobody was told otherwise");
 }
 
 #[test]

@@ -32,6 +32,8 @@ const NODES_AT_ONCE: usize = 16;
 const GATHER: Duration = Duration::from_millis(50);
 /// And within this, however large the fleet is.
 const GATHER_MOST: Duration = Duration::from_millis(500);
+/// A node that could not be adopted so often is no longer waited for.
+const ADOPTION_TRIES: u32 = 6;
 /// It looks at everything again after this, whatever happened.
 const RESYNC: Duration = Duration::from_secs(10);
 
@@ -50,8 +52,12 @@ impl Trouble {
         self.0.get(node).is_some_and(|(until, _)| *until > Instant::now())
     }
 
+    fn failures(&self, node: &str) -> u32 {
+        self.0.get(node).map_or(0, |(_, failures)| *failures)
+    }
+
     fn add(&mut self, node: &str) {
-        let failures = self.0.get(node).map_or(0, |(_, failures)| *failures) + 1;
+        let failures = self.failures(node) + 1;
         let wait = Duration::from_millis(100 * 2_u64.pow(failures.min(9))).min(Duration::from_secs(30));
         self.0.insert(node.to_owned(), (Instant::now() + wait, failures));
     }
@@ -113,6 +119,7 @@ async fn pass(context: &Context, newest: &mut Newest, trouble: &mut Trouble) -> 
     let published = Published {
         outcomes: taken.by_contract(&planned),
         cards: inventory::count(&context.caches, &taken.snapshot),
+        coming: matched.coming(&nodes, |name| trouble.failures(name) < ADOPTION_TRIES),
         conflicts: matched.conflicts,
     };
     context.published.send_if_modified(|it| {

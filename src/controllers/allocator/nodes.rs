@@ -1,6 +1,6 @@
 //! Which nodes are managed: their card type, labels and taints.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use kube::ResourceExt;
@@ -20,6 +20,32 @@ pub(super) struct Matched {
     types: HashMap<String, Arc<CardType>>,
     /// Card type → a node that another card type matches too. Neither gets it.
     pub(super) conflicts: BTreeMap<String, String>,
+}
+
+impl Matched {
+    /// Card types of which a node is about to be adopted: it has cards and could be used, and its labels and taint are not
+    /// written yet, such as after a conflict.
+    pub(super) fn coming(
+        &self,
+        nodes: &[Arc<SlimNode>],
+        is_tried: impl Fn(&str) -> bool,
+    ) -> BTreeSet<String> {
+        let comes = |node: &&Arc<SlimNode>| {
+            self.types.get(&node.name_any()).is_some_and(|it| is_coming(node, it))
+                && is_tried(&node.name_any())
+        };
+        nodes.iter().filter(comes).map(|it| self.types[&it.name_any()].name_any()).collect()
+    }
+}
+
+fn is_coming(node: &SlimNode, card_type: &CardType) -> bool {
+    let cards = node.status.allocatable.get(&card_type.spec.resource_name);
+    let is_adopted = node.labels().get(names::CARD_TYPE) == Some(&card_type.name_any())
+        && has_resource(node, card_type)
+        && node.spec.taints.iter().any(|it| it.key == names::TAINT);
+    let could_be_used =
+        node.is_ready() && !node.spec.unschedulable && node.metadata.deletion_timestamp.is_none();
+    could_be_used && !is_adopted && cards.is_some_and(|it| snapshot::whole(&it.0) > 0)
 }
 
 pub(super) fn matched(caches: &Caches, nodes: &[Arc<SlimNode>]) -> Matched {

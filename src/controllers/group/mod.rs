@@ -18,7 +18,7 @@ use crate::api::condition::Reason;
 use crate::api::group::{Billing, DrainStatus, Network, Usage};
 use crate::api::tariff::EarlyRelease;
 use crate::api::{DedicatedGroup, names};
-use crate::cluster::read::{Caches, ContractRef, Kind};
+use crate::cluster::read::{Caches, ContractRef};
 use crate::cluster::slim::{SlimNode, SlimPod};
 use crate::domain::allocate::Outcome;
 use crate::domain::fleet::{Claim, Demand, Machine};
@@ -184,6 +184,8 @@ struct Found {
     problems: Vec<Problem>,
     nodes: BTreeMap<String, Arc<SlimNode>>,
     outcome: Option<Outcome>,
+    /// Are nodes for it being adopted?
+    more_come: bool,
     /// By machine that is being emptied, or is empty.
     drains: BTreeMap<String, DrainStatus>,
 }
@@ -202,8 +204,12 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
         Ok(input) if !is_leaving(&*group) => plan(&group, input, &before, nodes.keys().cloned()),
         _ => (before, Vec::new()),
     };
-    let outcome = context.outcome(Kind::Group, &contract.namespace, &contract.name);
-    let mut found = Found { input, record, problems, nodes, outcome, drains: BTreeMap::new() };
+    // One look: an answer, and whether cards were coming when it was given, belong together.
+    let published = context.published.borrow().clone();
+    let outcome = published.outcomes.get(contract).cloned();
+    let comes = |(card_type, _): &(String, u32)| published.coming.contains(card_type);
+    let more_come = input.as_ref().is_ok_and(|it| it.types.values().any(comes));
+    let mut found = Found { input, record, problems, nodes, outcome, more_come, drains: BTreeMap::new() };
 
     let applied = apply(context, &group, &mut found).await;
 
@@ -239,7 +245,8 @@ async fn apply(context: &Context, group: &DedicatedGroup, found: &mut Found) -> 
     let answer = found.outcome.as_ref().filter(|it| it.version == version(group));
     let shortage = answer.and_then(|it| it.shortage.as_ref());
     let buys = found.record.machines().count() > found.record.placed().len();
-    if let (Some(shortage), Ok(input), true) = (shortage, &found.input, buys && !is_refused(group)) {
+    let may_refuse = buys && !is_refused(group) && !found.more_come;
+    if let (Some(shortage), Ok(input), true) = (shortage, &found.input, may_refuse) {
         let card_type = input.types.values().next().map_or("", |it| it.0.as_str());
         let refusal = format!("{} {}", generation(group), in_words(shortage, card_type).message);
         return cluster

@@ -10,7 +10,7 @@ use super::{Context, Done, Error, money, status};
 use crate::api::condition::Reason;
 use crate::api::pool::{self, OnShortage};
 use crate::api::{ResidentPool, names};
-use crate::cluster::read::{Caches, ContractRef, Kind};
+use crate::cluster::read::{Caches, ContractRef};
 use crate::domain::allocate::{Outcome, Shortage};
 use crate::domain::book::{Key, Share};
 use crate::domain::budget::{Admitted, Bound, Budget, admit};
@@ -246,7 +246,9 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     let Some(pool) = context.caches.pools.get(&contract.namespace, &contract.name) else {
         return Ok(Done::Settled);
     };
-    let outcome = context.outcome(Kind::Pool, &contract.namespace, &contract.name);
+    // One look: an answer, and whether cards were coming when it was given, belong together.
+    let published = context.published.borrow().clone();
+    let outcome = published.outcomes.get(contract).cloned();
     let offer = validate(&context.caches, &pool);
 
     // Apply: the finalizer before the first card, its money before its cards, the refusal of what does not fit.
@@ -255,7 +257,8 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     } else {
         Ordered::default()
     };
-    let applied = apply(context, &pool, outcome.as_ref(), &ordered).await;
+    let more_come = published.coming.contains(&pool.spec.card_type);
+    let applied = apply(context, &pool, outcome.as_ref(), &ordered, more_come).await;
 
     let facts = Facts { outcome: outcome.as_ref(), ordered: &ordered, offer: offer.as_ref() };
     let new = report::status(context, &pool, &facts);
@@ -275,6 +278,7 @@ async fn apply(
     pool: &ResidentPool,
     outcome: Option<&Outcome>,
     ordered: &Ordered,
+    more_come: bool,
 ) -> Result<(), Error> {
     if is_leaving(pool) {
         if is_guarded(pool)
@@ -301,7 +305,7 @@ async fn apply(
             .await
             .map_err(Error::Apply);
     }
-    let refuses = pool.spec.on_shortage == OnShortage::Fail && ordered.may_refuse;
+    let refuses = pool.spec.on_shortage == OnShortage::Fail && ordered.may_refuse && !more_come;
     if let (Some(shortage), true) = (&ordered.short, refuses) {
         let refusal = format!("{} {}", generation(pool), in_words(shortage, &pool.spec.card_type).message);
         return context
