@@ -23,7 +23,11 @@ pub const GROUP_NAMESPACE: &str = "tenure.dev/group-namespace";
 pub const MACHINE: &str = "tenure.dev/machine";
 /// Node annotation: the key of the group that this machine is given to.
 pub const GROUP_KEY: &str = "tenure.dev/group-key";
-/// Node annotation: `<namespace>/<group>` that had us cordon the node.
+/// Node annotation: the node goes away at this time, RFC 3339. Set by whoever knows it.
+pub const RECLAIM_AT: &str = "tenure.dev/reclaim-at";
+/// Node annotation: the notice that is acted on, JSON.
+pub const NOTICE: &str = "tenure.dev/notice";
+/// Node annotation: `<namespace>/<group>`, or `notice`, that had us cordon the node.
 pub const DRAINED_FOR: &str = "tenure.dev/drained-for";
 /// Pod label: the endpoint whose worker this is.
 pub const ENDPOINT: &str = "tenure.dev/endpoint";
@@ -43,6 +47,8 @@ pub const REFUSED: &str = "tenure.dev/refused";
 pub const CONTRACT: &str = "tenure.dev/contract";
 /// Namespace label: who pays.
 pub const ACCOUNT: &str = "tenure.dev/account";
+/// Namespace label: `allowed` where device plugins and exporters live.
+pub const CARD_SOFTWARE: &str = "tenure.dev/card-software";
 /// Pod finalizer: until its end is known.
 pub const METERING: &str = "tenure.dev/metering";
 /// Contract finalizer: until every card is back.

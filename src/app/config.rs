@@ -69,6 +69,9 @@ pub struct OperatorOptions {
     /// begins to lead.
     #[arg(long, env = "TENURE_LEDGER", default_value = "sqlite:tenure-ledger.db")]
     pub ledger: String,
+    /// A file with more marks on nodes that mean that they go away: docs/node-notices.md.
+    #[arg(long, env = "TENURE_NODE_MARKS", value_name = "FILE")]
+    pub node_marks: Option<PathBuf>,
     /// For tests only: a file with a token; who has it can move the clock forward by `PUT /dev/clock`, and contracts age with it.
     #[arg(long, env = "TENURE_DEV_CLOCK", value_name = "TOKEN_FILE")]
     pub dev_clock: Option<PathBuf>,

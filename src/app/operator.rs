@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::OperatorOptions;
 use super::health::{self, Health};
-use super::{clock, dev_clock, telemetry};
+use super::{clock, dev_clock, marks, telemetry};
 use crate::cluster::{self, Cluster};
 use crate::controllers::{self, Clocks, Context, Urls};
 use crate::link::tls;
@@ -45,6 +45,9 @@ pub enum Error {
     /// The token of --dev-clock can't be read.
     #[error("read {0}: {1}")]
     Token(std::path::PathBuf, #[source] std::io::Error),
+    /// The file of --node-marks can't be read, or makes no sense.
+    #[error("read --node-marks {0}")]
+    Marks(String),
     /// Somebody else leads now; the process ends, so that nothing it has begun outlives the lease.
     #[error("the lease is lost")]
     LeaseLost,
@@ -69,6 +72,7 @@ async fn operate(options: OperatorOptions) -> Result<(), Error> {
         }
         _ => None,
     };
+    let marks = marks::read(options.node_marks.as_deref()).map_err(Error::Marks)?;
     let urls = Urls { domain: options.domain, scheme: options.gateway_url_scheme.as_str().to_owned() };
     let registry = Registry::new();
     let leads = IntGauge::new("tenure_leads", "1 while this process holds the lease")?;
@@ -84,7 +88,7 @@ async fn operate(options: OperatorOptions) -> Result<(), Error> {
     let caches = cluster.watch();
     let election = LeaderElection::new(cluster.client.clone(), &options.lease_namespace, LEASE, &identity);
     let clocks = Clocks { now: clock::now, of_api_server: clock::of_api_server };
-    let context = Arc::new(Context::new(cluster, caches, clocks, &registry, options.gateways, urls)?);
+    let context = Arc::new(Context::new(cluster, caches, clocks, marks, &registry, options.gateways, urls)?);
     let routes = match &options.dev_clock {
         None => probes,
         Some(file) => {

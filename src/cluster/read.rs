@@ -51,12 +51,16 @@ pub struct Changes {
     contracts: Mutex<Dirty>,
     /// The same for who tells gateways their routes; `None` when nobody does.
     routes: Mutex<Option<Dirty>>,
+    /// Nodes; `None` means all of them.
+    nodes: Mutex<Option<BTreeSet<String>>>,
     /// Wakes who looks after contracts.
     pub contracts_changed: Notify,
     /// Wakes who looks after cards.
     pub cards_changed: Notify,
     /// Wakes who tells gateways their routes.
     pub routes_changed: Notify,
+    /// Wakes who looks after notices.
+    pub nodes_changed: Notify,
 }
 
 /// Contracts to look at.
@@ -89,6 +93,19 @@ impl Changes {
     pub fn any(&self) -> bool {
         let dirty = self.contracts.lock().unwrap_or_else(PoisonError::into_inner);
         dirty.all || !dirty.contracts.is_empty()
+    }
+
+    /// Notes that a node, or which pods are on it, has changed.
+    pub fn node(&self, name: &str) {
+        if let Some(nodes) = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            nodes.insert(name.to_owned());
+        }
+        self.nodes_changed.notify_one();
+    }
+
+    /// Which nodes have changed; from now on they count as seen. `None`, the first time: all.
+    pub fn take_nodes(&self) -> Option<BTreeSet<String>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).replace(BTreeSet::new())
     }
 
     /// Notes that the route of a contract (or of what is bound to it) may be another one.
@@ -213,6 +230,7 @@ impl Cluster {
             };
             if before.map(cards) != after.map(cards) || is_new(before, after) {
                 changes.cards_changed.notify_one();
+                changes.node(&after.or(before).map(ResourceExt::name_any).unwrap_or_default());
             }
         });
         follow!(pods, SlimPod, Ok, |changes: &Changes, before: Option<&SlimPod>, after: Option<&SlimPod>| {
@@ -232,6 +250,9 @@ impl Cluster {
             let cards = |it: &SlimPod| (it.spec.node_name.clone(), it.is_over(), it.spec.tolerations.len());
             if before.map(cards) != after.map(cards) || is_new(before, after) {
                 changes.cards_changed.notify_one();
+                if let Some(node) = after.or(before).and_then(|it| it.spec.node_name.as_deref()) {
+                    changes.node(node);
+                }
             }
         });
         follow!(namespaces, PartialObjectMeta<Namespace>, strip, |changes: &Changes,

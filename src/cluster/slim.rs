@@ -76,6 +76,9 @@ pub struct SlimCondition {
     /// A message for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// Since when it has this status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_transition_time: Option<Time>,
 }
 
 /// A pod.
@@ -100,6 +103,9 @@ pub struct PodSpec {
     /// Where it is bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
+    /// How long it has to end, seconds. The API server fills in 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub termination_grace_period_seconds: Option<i64>,
     /// What it tolerates.
     #[serde(default)]
     pub tolerations: Vec<Toleration>,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
+use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::Eviction;
@@ -126,6 +127,32 @@ impl Cluster {
         Ok(Api::<SlimNode>::all(self.client.clone()).patch(node, &merge(), &Patch::Merge(patch)).await?)
     }
 
+    /// Writes conditions of a node beside those that are there: type, and whether it holds.
+    pub async fn write_node_conditions(
+        &self,
+        node: &str,
+        conditions: &[(&str, bool)],
+        message: &str,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let now = now.round(jiff::Unit::Second).unwrap_or(now).to_string();
+        let condition = |(kind, holds): &(&str, bool)| {
+            json!({
+                "type": kind,
+                "status": if *holds { "True" } else { "False" },
+                "reason": if *holds { "TenureNotice" } else { "TenureNoNotice" },
+                "message": message,
+                "lastTransitionTime": now,
+                "lastHeartbeatTime": now,
+            })
+        };
+        let patch = json!({"status": {"conditions": conditions.iter().map(condition).collect::<Vec<_>>()}});
+        Api::<SlimNode>::all(self.client.clone())
+            .patch_status(node, &merge(), &Patch::Strategic(patch))
+            .await?;
+        Ok(())
+    }
+
     /// Creates a pod.
     pub async fn create_pod(&self, pod: &Pod) -> Result<(), Error> {
         let api = Api::<Pod>::namespaced(self.client.clone(), pod.namespace().as_deref().unwrap_or_default());
@@ -142,15 +169,28 @@ impl Cluster {
         self.delete::<Pod>(&pod.metadata).await
     }
 
+    /// Deletes just this pod, with so many seconds to end. That it is gone already is as good.
+    pub async fn delete_pod_within(&self, pod: &SlimPod, grace_seconds: i64) -> Result<(), Error> {
+        let grace = u32::try_from(grace_seconds).unwrap_or(1).max(1);
+        self.delete_as::<Pod>(&pod.metadata, DeleteParams::background().grace_period(grace)).await
+    }
+
     /// Deletes just this object (by its UID), not one of the same name that came after it.
     pub async fn delete<K>(&self, meta: &ObjectMeta) -> Result<(), Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    {
+        self.delete_as::<K>(meta, DeleteParams::background()).await
+    }
+
+    async fn delete_as<K>(&self, meta: &ObjectMeta, how: DeleteParams) -> Result<(), Error>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
     {
         let api = Api::<K>::namespaced(self.client.clone(), meta.namespace.as_deref().unwrap_or_default());
         let only = Preconditions { uid: meta.uid.clone(), resource_version: None };
         match api
-            .delete(meta.name.as_deref().unwrap_or_default(), &DeleteParams::background().preconditions(only))
+            .delete(meta.name.as_deref().unwrap_or_default(), &how.preconditions(only))
             .await
             .map_err(Error::from)
         {

@@ -11,6 +11,7 @@ pub mod facts;
 pub mod group;
 pub mod link;
 pub mod money;
+pub mod notice;
 pub mod pool;
 pub mod spot;
 pub mod status;
@@ -31,6 +32,7 @@ use crate::api::endpoint::WorkerCounts;
 use crate::cluster::read::{Caches, ContractRef, Kind};
 use crate::cluster::{Cluster, write};
 use crate::domain::allocate::Outcome;
+use crate::domain::notice::Mark;
 
 /// Contracts looked at at once.
 const CONTRACTS_AT_ONCE: usize = 32;
@@ -57,6 +59,8 @@ pub struct Context {
     pub now: fn() -> Timestamp,
     /// When it was by our clock when the API server's showed this: they differ only where tests move time.
     pub on_our_clock: fn(Timestamp) -> Timestamp,
+    /// Which marks on a node mean that it goes away.
+    pub marks: Vec<Mark>,
     /// What is bought.
     pub money: money::Money,
     /// What the allocator last found.
@@ -176,6 +180,7 @@ impl Context {
         cluster: Cluster,
         caches: Caches,
         clocks: Clocks,
+        marks: Vec<Mark>,
         registry: &Registry,
         gateways: Vec<String>,
         urls: Urls,
@@ -203,6 +208,7 @@ impl Context {
             caches,
             now: clocks.now,
             on_our_clock: clocks.of_api_server,
+            marks,
             money: money::Money::default(),
             published: watch::Sender::default(),
             link: link::Link::new(gateways, clocks.now, registry)?,
@@ -282,6 +288,13 @@ impl Context {
         }
     }
 
+    /// What the API server's clock shows now, by which nodes' times go.
+    pub(in crate::controllers) fn api_server_now(&self) -> Timestamp {
+        let now = (self.now)();
+        let ahead = (self.on_our_clock)(now).duration_since(now);
+        now.checked_sub(ahead).unwrap_or(now)
+    }
+
     /// What the allocator last said of a contract; `None` before it has looked at it.
     pub fn outcome(&self, kind: Kind, namespace: &str, name: &str) -> Option<Outcome> {
         let contract = ContractRef { kind, namespace: namespace.to_owned(), name: name.to_owned() };
@@ -298,6 +311,8 @@ pub enum Loop {
     Contracts,
     /// Writes down what is metered, and bills it.
     Metering,
+    /// Empties nodes that go away.
+    Notices,
 }
 
 /// Runs all controllers until they are told to stop. The caches must be complete.
@@ -316,7 +331,8 @@ pub async fn run<D: link::Dial>(
     tokio::join!(
         allocator::run(context.clone(), beat.clone(), stop.clone()),
         contracts(context.clone(), beat.clone(), stop.clone()),
-        money::metering::run(context.clone(), beat, stop.clone()),
+        money::metering::run(context.clone(), beat.clone(), stop.clone()),
+        notice::run(context.clone(), beat, stop.clone()),
         lines
     );
 }

@@ -52,6 +52,8 @@ pub struct Node {
     pub ready: bool,
     /// May new work be placed here: Ready, not cordoned, not on its way out.
     pub open: bool,
+    /// Does it go away: is there a notice?
+    pub leaving: bool,
 }
 
 /// A node's place in a group.

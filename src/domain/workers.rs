@@ -24,6 +24,15 @@ pub struct Worker {
     pub reachable: bool,
     /// Is it closed: no gateway shall send it a new request?
     pub closing: Option<Closing>,
+    /// Does its node go away?
+    pub doomed: Option<Doomed>,
+}
+
+/// What is known of the end of a worker's node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Doomed {
+    /// Is the time left only what it needs to finish its requests and to end?
+    pub hurry: bool,
 }
 
 /// How far a worker is closed.
@@ -88,9 +97,14 @@ pub struct Count {
 }
 
 impl Worker {
-    /// Is it there to stay?
+    /// Does it take new requests?
     pub fn is_live(&self) -> bool {
         self.holds_cards() && self.closing.is_none()
+    }
+
+    /// Is it there to stay?
+    pub fn is_sound(&self) -> bool {
+        self.is_live() && self.doomed.is_none()
     }
 
     /// Does it hold its cards, and has nobody told it to go?
@@ -134,10 +148,13 @@ pub fn keep(workers: &[Worker]) -> Steps {
 ///
 /// Leaving is two steps: it is closed, and deleted when it has nothing to do. In between it holds its cards and counts for
 /// nothing else; if more are wanted meanwhile, it is opened again rather than another one started.
+///
+/// A worker whose node goes away serves on, and another one is started as far as there are cards. It is closed when enough
+/// others are ready, or when the time that is left is what it needs to finish.
 pub fn plan(wanted: &Wanted, workers: &[Worker]) -> Steps {
     let mut steps = keep(workers);
     let current = |it: &Worker| it.revision == wanted.revision;
-    let mut live: Vec<&Worker> = workers.iter().filter(|it| it.is_live()).collect();
+    let mut live: Vec<&Worker> = workers.iter().filter(|it| it.is_sound()).collect();
     // The first to leave comes first.
     live.sort_by_key(|it| {
         (current(it), it.ready, it.busy.unwrap_or(0), -it.created_seconds, std::cmp::Reverse(it.number))
@@ -151,15 +168,17 @@ pub fn plan(wanted: &Wanted, workers: &[Worker]) -> Steps {
     let old = count(live.len()) - new;
     let all = new + old;
     // Cards that come free by themselves are worth waiting for.
-    let card_is_coming =
-        !closing.is_empty() || (wanted.surge > 0 && workers.iter().any(|it| it.leaving && !it.ended));
+    let card_is_coming = closing.iter().any(|it| it.doomed.is_none())
+        || (wanted.surge > 0 && workers.iter().any(|it| it.leaving && !it.ended));
     // Where there are no cards to surge with, workers are replaced in place.
     let surge = if old > 0 && (wanted.room > 0 || all > wanted.count) { wanted.surge } else { 0 };
 
     let most = wanted.count + surge;
     // A worker of the old revision has its cards until it has ended: its successor waits for them. (One of this revision that was
     // evicted or deleted is replaced at once.)
-    let going = count(workers.iter().filter(|it| !current(it) && !it.ended && !it.is_live()).count());
+    let going = count(
+        workers.iter().filter(|it| !current(it) && !it.ended && !it.is_live() && it.doomed.is_none()).count(),
+    );
     let missing = wanted.count.saturating_sub(new).min(most.saturating_sub(all + going));
     reopen(&mut steps, &mut closing, missing, current);
     let reopened = count(steps.reopen.len());
@@ -181,7 +200,8 @@ pub fn plan(wanted: &Wanted, workers: &[Worker]) -> Steps {
         let last_good = live.remove(last_good);
         live.push(last_good);
     }
-    for worker in live.into_iter().take(usize::try_from(surplus).unwrap_or(0)) {
+    let leaving = live.into_iter().take(usize::try_from(surplus).unwrap_or(0));
+    for worker in leaving.chain(replaced(wanted, workers)) {
         let closes = match wanted.drain {
             Drain::AtOnce => false,
             Drain::Within(_) => worker.reachable,
@@ -193,11 +213,34 @@ pub fn plan(wanted: &Wanted, workers: &[Worker]) -> Steps {
     steps
 }
 
+/// Workers on nodes that go away, of which others have taken the place, or who have no more time.
+fn replaced<'a>(wanted: &Wanted, workers: &'a [Worker]) -> Vec<&'a Worker> {
+    let sound = |ready| workers.iter().filter(|it| it.is_sound() && it.ready == ready).count();
+    let mut needed = usize::try_from(wanted.count).unwrap_or(usize::MAX).saturating_sub(sound(true));
+    let starting = sound(false);
+    let mut doomed: Vec<(&Worker, Doomed)> =
+        workers.iter().filter(|it| it.is_live()).filter_map(|it| Some((it, it.doomed?))).collect();
+    // Who stays longest comes first: with time left, ready, the busiest, the oldest.
+    doomed.sort_by_key(|(it, doomed)| {
+        (doomed.hurry, !it.ready, std::cmp::Reverse(it.busy.unwrap_or(0)), it.created_seconds, it.number)
+    });
+    doomed.retain(|(it, doomed)| {
+        // One that starts as well gets ready no sooner than its successor.
+        let serves = !doomed.hurry && needed > if it.ready { 0 } else { starting };
+        needed -= usize::from(serves);
+        !serves
+    });
+    doomed.into_iter().map(|(it, _)| it).collect()
+}
+
 /// Opens closed workers again instead of starting others: the busiest first, then the oldest.
 fn reopen(steps: &mut Steps, closing: &mut Vec<&Worker>, missing: u32, current: impl Fn(&Worker) -> bool) {
     closing.sort_by_key(|it| (std::cmp::Reverse(it.busy), it.created_seconds, it.number));
     closing.retain(|it| {
-        let opens = steps.reopen.len() < usize::try_from(missing).unwrap_or(0) && current(it) && it.ready;
+        let opens = steps.reopen.len() < usize::try_from(missing).unwrap_or(0)
+            && current(it)
+            && it.ready
+            && it.doomed.is_none();
         if opens {
             steps.reopen.push(it.name.clone());
         }
@@ -217,7 +260,8 @@ mod tests {
     use proptest::prelude::*;
 
     /// `r` ready, `s` starting, `o` ready of an old revision, `x` not ready of an old revision, `c` closed, `O` closed of an
-    /// old revision, `d` on its way out, `D` that and ended, `e` ended.
+    /// old revision, `d` on its way out, `D` that and ended, `e` ended; on a node that goes away: `z` ready, `y` starting, `Z`
+    /// closed, `h` ready and in a hurry.
     fn workers(states: &str) -> Vec<Worker> {
         (1_u32..)
             .zip(states.chars())
@@ -225,13 +269,18 @@ mod tests {
                 name: format!("w-{number}"),
                 number,
                 revision: if matches!(state, 'o' | 'x' | 'O') { "old" } else { "new" }.to_owned(),
-                ready: matches!(state, 'r' | 'o' | 'd' | 'c' | 'O'),
+                ready: matches!(state, 'r' | 'o' | 'd' | 'c' | 'O' | 'z' | 'Z' | 'h'),
                 leaving: matches!(state, 'd' | 'D'),
                 ended: matches!(state, 'D' | 'e'),
                 created_seconds: i64::from(number),
                 busy: None,
                 reachable: true,
-                closing: matches!(state, 'c' | 'O').then_some(Closing { for_seconds: 0, heard: false }),
+                closing: matches!(state, 'c' | 'O' | 'Z').then_some(Closing { for_seconds: 0, heard: false }),
+                doomed: match state {
+                    'z' | 'Z' | 'y' => Some(Doomed { hurry: false }),
+                    'h' => Some(Doomed { hurry: true }),
+                    _ => None,
+                },
             })
             .collect()
     }
@@ -321,6 +370,39 @@ mod tests {
         check("oos", 2, 1, &[], &[], &[]);
         check("oor", 2, 1, &[], &["w-2"], &[]);
         check("orr", 2, 1, &[], &["w-1"], &[]);
+    }
+
+    #[test]
+    fn workers_of_a_node_that_goes_away_are_replaced_before_they_leave() {
+        for (states, count, room, create, close, delete, why) in [
+            ("rz", 2, 9, vec![9], vec![], vec![], "its successor first"),
+            ("rzs", 2, 9, vec![], vec![], vec![], "which is not ready yet"),
+            ("rzr", 2, 9, vec![], vec!["w-2"], vec![], "now it is"),
+            ("rz", 2, 0, vec![], vec![], vec![], "no card: it serves on"),
+            ("rh", 2, 0, vec![], vec!["w-2"], vec![], "until it needs the time to finish"),
+            ("zz", 2, 1, vec![9], vec![], vec![], "as far as there are cards"),
+            ("zzr", 2, 0, vec![], vec!["w-2"], vec![], "one for one, the younger first"),
+            ("rz", 1, 9, vec![], vec!["w-2"], vec![], "nobody needs it"),
+            ("z", 0, 9, vec![], vec!["w-1"], vec![], "stopped"),
+            ("y", 1, 0, vec![], vec![], vec![], "may serve for a while yet"),
+            ("ys", 1, 0, vec![], vec!["w-1"], vec![], "the other one gets ready as soon"),
+            ("Z", 1, 1, vec![9], vec![], vec![], "closed: it is not opened again"),
+            ("c", 1, 1, vec![], vec![], vec![], "the notice is withdrawn: it is"),
+            ("oz", 2, 9, vec![9], vec![], vec![], "a rollout does not wait for its cards"),
+        ] {
+            let wanted = Wanted { room, next: 9, ..drained(count, 0) };
+            let steps = plan(&wanted, &workers(states));
+            assert_eq!(
+                (steps.create, steps.close, steps.delete),
+                (create, own(&close), own(&delete)),
+                "{states}: {why}"
+            );
+            assert_eq!(steps.reopen.len(), usize::from(states == "c"), "{states}: {why}");
+        }
+    }
+
+    fn own(names: &[&str]) -> Vec<String> {
+        names.iter().map(|it| (*it).to_owned()).collect()
     }
 
     #[test]
@@ -424,7 +506,7 @@ mod tests {
     proptest! {
         /// Whatever the workers do, there are never more than wanted (and the surge), and in the end just the wanted ones.
         #[test]
-        fn every_start_ends_in_what_is_wanted(states in "[rsoxcOdDe]{0,6}", count in 0..5_u32, surge in 0..3_u32, gateway in any::<bool>()) {
+        fn every_start_ends_in_what_is_wanted(states in "[rsoxcOdDezyZh]{0,6}", count in 0..5_u32, surge in 0..3_u32, gateway in any::<bool>()) {
             let mut wanted = if gateway { drained(count, surge) } else { wanted(count, surge) };
             let mut world = workers(&states);
             for _ in 0..90 {
@@ -449,9 +531,9 @@ mod tests {
                 }
                 for number in &steps.create {
                     prop_assert!(world.iter().all(|it| it.number != *number), "a number was used twice");
-                    world.push(Worker { name: format!("w-{number}"), number: *number, revision: "new".to_owned(), ready: false, leaving: false, ended: false, created_seconds: 99, busy: None, reachable: true, closing: None });
+                    world.push(Worker { name: format!("w-{number}"), number: *number, revision: "new".to_owned(), ready: false, leaving: false, ended: false, created_seconds: 99, busy: None, reachable: true, closing: None, doomed: None });
                 }
-                let live = world.iter().filter(|it| it.is_live()).count();
+                let live = world.iter().filter(|it| it.is_sound()).count();
                 prop_assert!(live <= live_before.max((count + surge) as usize));
             }
             let live: Vec<&Worker> = world.iter().filter(|it| !it.leaving && it.closing.is_none()).collect();

@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 
 use crate::caller::{Answered, Caller, Load, Tally};
 use crate::gateway_process::{DOMAIN, Gateway, operator_arguments};
+use crate::notices::{announce, in_seconds, until_condition, withdraw};
 use crate::operator::{Operator, Start};
 use crate::real_nodes;
 use crate::support::{k, kubectl, until};
@@ -102,6 +103,7 @@ impl Scene {
         }
         // The simulated node is only what the world's witness looks at.
         let world = World::new(name, 1);
+        k("annotate node real-0 real-1 tenure.dev/reclaim-at-").expect("neither of them goes away");
         k("uncordon real-0 real-1").expect("the nodes take work");
         world.apply(CARDS);
         let number = gateways;
@@ -411,6 +413,41 @@ fn a_rollout_under_load_loses_no_request_and_stays_within_its_cards() {
     }
     let tally = load.stop(&scene.runtime);
     assert_eq!(kinds(&tally), ["200"], "{tally:?}");
+}
+
+#[test]
+fn a_node_that_goes_away_under_load_loses_no_request() {
+    let Some(scene) = Scene::new("gw-notice", 1) else { return };
+    scene.world.apply(&endpoint(SHARED, "{active: 1, max: 1, concurrency: 2}", 1));
+    let first = scene.until_ready(1).remove(0);
+    let node = scene.world.field(&format!("pod/{}", first.name), ".spec.nodeName");
+    let load = Load::start(&scene.runtime, 1, &scene.caller(0), "/slow?seconds=0.3");
+    load.until_more("200", 20);
+    // A long request: its worker is closed under it, and waits for its end.
+    let caller = scene.caller(0);
+    let long = scene.runtime.spawn(async move { caller.get("/slow?seconds=8").await });
+    scene.until_open(std::slice::from_ref(&first), 2);
+
+    announce(&node, &in_seconds(600));
+    let second = until("another worker elsewhere", || {
+        let workers = scene.workers();
+        match workers.iter().position(|it| it.ready && it.name != first.name) {
+            Some(at) => Ok(workers.into_iter().nth(at).expect("it is there")),
+            None => Err(format!("{workers:?}")),
+        }
+    });
+    assert_ne!(scene.world.field(&format!("pod/{}", second.name), ".spec.nodeName"), node);
+    scene.until_ready(1);
+    load.until_more("200", 20);
+    until_condition(&node, "Drained", "True");
+    let answer = scene.runtime.block_on(long).expect("it was not stopped").expect("it was answered");
+    assert_eq!(answer.status, 200);
+    let tally = load.stop(&scene.runtime);
+    assert_eq!(kinds(&tally), ["200"], "{tally:?}");
+
+    // The node stays after all.
+    withdraw(&node);
+    until_condition(&node, "MaintenancePlanned", "False");
 }
 
 #[test]

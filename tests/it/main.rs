@@ -9,6 +9,7 @@ mod ledger;
 mod manifests;
 mod metering;
 mod money;
+mod notices;
 mod operator;
 mod policies;
 mod real_nodes;

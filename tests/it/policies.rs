@@ -266,7 +266,19 @@ fn only_tenure_gives_shares_labels_and_taints_to_a_node() {
         r#"{"metadata":{"labels":{"tenure.dev/group":"mine"}}}"#,
         "labels tenure.dev/... of a node are Tenure's book",
     );
-    place.can(ADMIN, "annotate node @ tenure.dev/reclaim-at=2030-01-01T00:00:00Z", "");
+    place.cannot(
+        ADMIN,
+        "annotate node @ tenure.dev/notice={}",
+        "",
+        "only tenure.dev/reclaim-at is yours to set",
+    );
+    for time in ["2030-01-01T00:00:00Z", "2030-01-01T00:00:00.5+02:00"] {
+        place.can(ADMIN, &format!("annotate node @ --overwrite tenure.dev/reclaim-at={time}"), "");
+    }
+    for time in ["tomorrow", "2030-01-01", "2030-13-01T00:00:00Z", "2030-01-01T00:00:00"] {
+        let says = "tenure.dev/reclaim-at must be a time in RFC 3339, such as 2026-12-31T23:59:00Z";
+        place.cannot(ADMIN, &format!("annotate node @ --overwrite tenure.dev/reclaim-at={time}"), "", says);
+    }
     place.can(ADMIN, "annotate node @ tenure.dev/reclaim-at-", "");
     place.can(ADMIN, "label node @ rack=7", "");
     place.can(ADMIN, "taint node @ maintenance=soon:PreferNoSchedule", "");

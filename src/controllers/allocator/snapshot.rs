@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use crate::api::names;
 use crate::cluster::read::{Caches, ContractRef, Kind};
 use crate::cluster::slim::{SlimNode, SlimPod};
-use crate::controllers::{Context, endpoint, facts, group, pool, reference, spot};
+use crate::controllers::{Context, endpoint, facts, group, notice, pool, reference, spot};
 use crate::domain::allocate::{Outcome, Plan};
 use crate::domain::book::{InUse, Key, Share, Shares};
 use crate::domain::fleet::{Claim, Given, Node, Snapshot};
@@ -98,6 +98,7 @@ fn node(caches: &Caches, node: &SlimNode) -> Option<Node> {
     };
     let (cards, allocatable) = (count(&node.status.capacity), count(&node.status.allocatable));
     let given = given(node);
+    let leaving = notice::noted(node).is_some();
     let pods = caches.pods.under(&format!("node/{}", node.name_any()));
     let (in_use, group_pods) = in_use(&pods, &resource, given.as_ref().zip(group_of(node)).as_ref());
     Some(Node {
@@ -113,7 +114,11 @@ fn node(caches: &Caches, node: &SlimNode) -> Option<Node> {
         in_use,
         group_pods,
         ready: node.is_ready(),
-        open: node.is_ready() && !node.spec.unschedulable && node.metadata.deletion_timestamp.is_none(),
+        open: node.is_ready()
+            && !node.spec.unschedulable
+            && !leaving
+            && node.metadata.deletion_timestamp.is_none(),
+        leaving,
     })
 }
 

@@ -41,6 +41,7 @@ use crate::cluster::write;
 use crate::domain::allocate::Outcome;
 use crate::domain::book::Share;
 use crate::domain::fleet::{Claim, Demand};
+use crate::domain::notice::Notice;
 use crate::domain::units::Size;
 use crate::domain::workers;
 
@@ -64,6 +65,8 @@ struct Place {
     open: bool,
     /// For one that is bound: workers beyond the wanted ones that there are cards for, to surge with.
     spare: u32,
+    /// For one on a pool: workers that there are cards for in place of those on nodes that go away.
+    replaced: u32,
 }
 
 // Validate.
@@ -132,6 +135,7 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
             open: !is_leaving(&*pool),
             spare: (left.cards / count(endpoint.spec.workers.gpus).max(1))
                 .min(left.disk_gb / count(on.disk_gb).max(1)),
+            replaced: pool::had_twice(context, &pool) / count(endpoint.spec.workers.gpus).max(1),
         });
     }
     if let Some(on) = &placement.dedicated_group {
@@ -172,6 +176,7 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
             elastic: false,
             open: usable,
             spare: super::group::free_cards(caches, &group) / count(endpoint.spec.workers.gpus).max(1),
+            replaced: 0,
         });
     }
     let (_, card_type) = elastic(caches, endpoint)?;
@@ -186,6 +191,7 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
         elastic: true,
         open: true,
         spare: 0,
+        replaced: 0,
     })
 }
 
@@ -277,11 +283,15 @@ pub(super) fn claim(
         };
         u32::try_from(there.iter().filter(fits).count()).unwrap_or(u32::MAX)
     };
+    let is_doomed = |it: &&&Arc<SlimPod>| {
+        !it.annotations().contains_key(names::CLOSING_SINCE) && notice(caches, it).is_some()
+    };
     let there = There {
         live: number(false, true),
         live_old: number(false, false),
         closing: number(true, true),
         closing_old: number(true, false),
+        doomed: u32::try_from(there.iter().filter(is_doomed).count()).unwrap_or(u32::MAX),
     };
     let on = !is_leaving(endpoint) && runs(endpoint, now).is_ok_and(|it| it.on);
     let wanted = on.then(|| scaling::wanted(link, endpoint, there.live + there.live_old));
@@ -311,27 +321,34 @@ struct There {
     live_old: u32,
     closing: u32,
     closing_old: u32,
+    /// Of the live ones, old or not: on nodes that go away.
+    doomed: u32,
 }
 
 impl There {
     fn all(self) -> u32 {
-        let There { live, live_old, closing, closing_old } = self;
+        let There { live, live_old, closing, closing_old, doomed: _ } = self;
         live + live_old + closing + closing_old
     }
 
-    /// What to claim so that there is room for those that are missing: (active, wanted). Who is closed holds its card and
-    /// counts for nothing else, so its successor needs another one. But a rollout stays within its cards: there the
+    /// What to claim so that there is room for those that are missing: (active, wanted). Who is closed, or on a node that goes
+    /// away, holds its card and counts for nothing else, so its successor needs another one. But a rollout stays within its cards: there the
     /// card of an old worker is awaited. `wanted`: none when it is stopped.
     fn claim(self, active: u32, wanted: Option<u32>, surge: u32) -> (u32, u32) {
-        let There { live: _, live_old, closing, closing_old } = self;
+        let There { live: _, live_old, closing, closing_old, doomed } = self;
         let Some(wanted) = wanted else { return (0, 0) };
         let ahead = if live_old + closing_old > 0 { surge } else { 0 };
-        (active + closing, wanted + ahead + closing)
+        (active + closing + doomed, wanted + ahead + closing + doomed)
     }
 }
 
 /// A pod as the planner sees it.
-fn seen(context: &Context, contract: &ContractRef, pod: &SlimPod) -> workers::Worker {
+fn seen(
+    context: &Context,
+    contract: &ContractRef,
+    endpoint: &ServerlessEndpoint,
+    pod: &SlimPod,
+) -> workers::Worker {
     let name = pod.name_any();
     let said =
         pod.metadata.uid.as_ref().and_then(|it| context.link.scale.worker(&scaling::key(contract), it));
@@ -353,6 +370,11 @@ fn seen(context: &Context, contract: &ContractRef, pod: &SlimPod) -> workers::Wo
             .annotations()
             .get(names::CLOSING_SINCE)
             .map(|it| workers::Closing { for_seconds: for_seconds(it), heard }),
+        doomed: notice(&context.caches, pod).map(|it| {
+            let needs = scaling::drain_seconds(endpoint) + super::notice::grace_seconds(pod);
+            let left = it.deadline.map(|it| it.as_second() - context.api_server_now().as_second());
+            workers::Doomed { hurry: left.is_some_and(|it| it <= needs) }
+        }),
         name,
     }
 }
@@ -362,6 +384,11 @@ fn has_ended(caches: &Caches, pod: &SlimPod) -> bool {
     let leaving = pod.metadata.deletion_timestamp.is_some();
     // Who deletes the live pods of a node that is gone is the garbage collector, after a while: it may come back.
     pod.is_over() || (leaving && (node_gone(caches, pod) || pod.has_ended()))
+}
+
+/// The notice of the pod's node, if it goes away.
+fn notice(caches: &Caches, pod: &SlimPod) -> Option<Notice> {
+    caches.nodes.get("", pod.spec.node_name.as_deref()?).and_then(|it| super::notice::noted(&it))
 }
 
 /// The kubelet of a node that is gone says nothing any more.
@@ -440,7 +467,8 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     let keys = keys.map(|_| READ_EVERY);
     let setback = context.setback(contract, &pass.revision);
     let drained = scaling::next_drained(&endpoint, &pass.seen);
-    let again = [wait, setback, schedule, keys, drained, pass.awaits].into_iter().flatten().min();
+    let doomed = pass.seen.iter().any(|it| it.is_live() && it.doomed.is_some()).then_some(TICK);
+    let again = [wait, setback, schedule, keys, drained, doomed, pass.awaits].into_iter().flatten().min();
     Ok(again.map_or(Done::Settled, Done::LookAgain))
 }
 
@@ -488,7 +516,7 @@ fn look(context: &Context, contract: &ContractRef, endpoint: &ServerlessEndpoint
             .left(contract, |it| context.caches.pods.get(&contract.namespace, it).is_some()),
         revision,
         outcome: context.outcome(Kind::Endpoint, &contract.namespace, &contract.name),
-        seen: pods.iter().map(|it| seen(context, contract, it)).collect(),
+        seen: pods.iter().map(|it| seen(context, contract, endpoint, it)).collect(),
         pods,
         wanted: 0,
     }
@@ -525,7 +553,9 @@ fn plan(
         }
         // Also one that is closed holds its cards.
         Ok((it, _)) => {
-            (it.wanted + it.spare).saturating_sub(number(&pass.seen, workers::Worker::holds_cards))
+            let doomed = number(&pass.seen, |it| it.doomed.is_some() && it.holds_cards());
+            let holds = number(&pass.seen, workers::Worker::holds_cards);
+            (it.wanted + it.spare + it.replaced.min(doomed)).saturating_sub(holds)
         }
         Err(_) => 0,
     };
@@ -715,10 +745,16 @@ mod tests {
             ((2, 1, 0, 0), None, 0, 0, "stopped"),
         ] {
             let (live, live_old, closing, closing_old) = there;
-            let there = There { live, live_old, closing, closing_old };
+            let there = There { live, live_old, closing, closing_old, doomed: 0 };
             let (_, claimed) = there.claim(1, wanted, surge);
             assert_eq!(claimed.saturating_sub(there.all()), room, "{why}");
         }
+        let there = There { live: 3, live_old: 0, closing: 1, closing_old: 0, doomed: 2 };
+        assert_eq!(
+            there.claim(1, Some(3), 0),
+            (4, 6),
+            "those on nodes that go away need others, and so does the closed one"
+        );
     }
 
     #[test]

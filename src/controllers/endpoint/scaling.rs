@@ -49,7 +49,7 @@ pub(super) fn drain(link: &Link, endpoint: &ServerlessEndpoint) -> Drain {
     if link.is_configured() { Drain::Within(drain_seconds(endpoint)) } else { Drain::AtOnce }
 }
 
-fn drain_seconds(endpoint: &ServerlessEndpoint) -> i64 {
+pub(super) fn drain_seconds(endpoint: &ServerlessEndpoint) -> i64 {
     i64::from(endpoint.spec.timeouts.clone().unwrap_or_default().drain_seconds.max(0))
 }
 

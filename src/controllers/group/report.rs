@@ -49,7 +49,7 @@ pub(super) fn make_status(context: &Context, group: &DedicatedGroup, found: &Fou
         problem.clone()
     } else if abnormal > 0 {
         let message = format!(
-            "{} can't be used: the node is away, not ready, cordoned, or its cards are away or faulty",
+            "{} can't be used: the node goes away, is away, not ready or cordoned, or its cards are away or faulty",
             abnormal_names.join(", ")
         );
         Problem::new(Reason::Degraded, message)
@@ -132,7 +132,7 @@ fn machine(
         (Some(_), Some(drain)) if drain.remaining > 0 => MachinePhase::Draining,
         (Some(_), Some(_)) => MachinePhase::Drained,
         (Some(node), None) => {
-            let ours = node.annotations().contains_key(names::DRAINED_FOR);
+            let ours = node.annotations().get(names::DRAINED_FOR) == Some(&super::drain::mark(group));
             let usable = node.is_ready()
                 && (ours || !node.spec.unschedulable)
                 && holding.is_none_or(|it| it.in_place)

@@ -10,7 +10,7 @@ use super::{Context, Done, Error, money, status};
 use crate::api::condition::Reason;
 use crate::api::pool::{self, OnShortage};
 use crate::api::{ResidentPool, names};
-use crate::cluster::read::{Caches, ContractRef};
+use crate::cluster::read::{Caches, ContractRef, Kind};
 use crate::domain::allocate::{Outcome, Shortage};
 use crate::domain::book::{Key, Share};
 use crate::domain::budget::{Admitted, Bound, Budget, admit};
@@ -178,6 +178,13 @@ pub(super) fn usable(context: &Context, pool: &ResidentPool) -> PoolSize {
                 .unwrap_or_default()
         }
     }
+}
+
+/// Cards in place of those on nodes that go away, as far as they are there.
+pub(super) fn had_twice(context: &Context, pool: &ResidentPool) -> u32 {
+    let bought = usable(context, pool).cards;
+    let outcome = context.outcome(Kind::Pool, &pool.namespace().unwrap_or_default(), &pool.name_any());
+    outcome.map_or(0, |it| it.cards_in_place()).saturating_sub(bought)
 }
 
 /// Does its status say that its term has ended?

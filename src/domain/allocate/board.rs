@@ -9,6 +9,8 @@ use crate::domain::fleet::{Demand, Node};
 #[derive(Default)]
 pub(super) struct Kept<'a> {
     pub(super) cards: u32,
+    /// Of these, cards of nodes that go away.
+    pub(super) leaving: u32,
     pub(super) by_type: HashMap<&'a str, u32>,
     pub(super) machines: Vec<String>,
 }
@@ -80,6 +82,7 @@ impl<'a> Board<'a> {
             for (share, cards) in slot.locked.iter() {
                 let entry = kept.entry(share.clone()).or_default();
                 entry.cards += cards;
+                entry.leaving += if slot.node.leaving { cards } else { 0 };
                 *entry.by_type.entry(&slot.node.card_type).or_default() += cards;
             }
             if let Some(given) = &slot.given {
@@ -383,7 +386,16 @@ fn give_back_surplus(slots: &mut [Slot<'_>], claims: &[&Claim]) {
                 }
             }
         }
-        let have: u32 = at.iter().map(|at| slots[*at].locked.get(&share)).sum();
+        let cards_on = |leaving: bool| -> u32 {
+            let these = at.iter().filter(|at| slots[**at].node.leaving == leaving);
+            these.map(|at| slots[*at].locked.get(&share)).sum()
+        };
+        let (staying, leaving) = (cards_on(false), cards_on(true));
+        let have = match claim.demand {
+            // Cards of nodes that go away are had twice once they are replaced.
+            Demand::Resident { bought, .. } => staying + leaving.min(bought.saturating_sub(staying)),
+            Demand::Dedicated { .. } | Demand::Spot { .. } | Demand::Workers { .. } => staying + leaving,
+        };
         let wanted = match &claim.demand {
             // Somebody came in between while the order was carried out: it is whole or it is not, so what there is of it
             // goes back, and all of it is bought anew when it fits. And without its money all of it goes back.
@@ -391,22 +403,26 @@ fn give_back_surplus(slots: &mut [Slot<'_>], claims: &[&Claim]) {
             Demand::Resident { cards, .. } | Demand::Spot { cards, .. } => *cards,
             Demand::Dedicated { .. } | Demand::Workers { .. } => continue,
         };
-        let mut surplus = have.saturating_sub(wanted);
-        // Where the cards are away nothing is decided: what is there too many waits for their return, and what is in place stays.
-        let away = at.iter().filter(|at| slots[**at].waiting);
-        surplus -= away.map(|at| slots[*at].locked.get(&share)).sum::<u32>().min(surplus);
-        at.retain(|at| !slots[*at].waiting);
-        at.sort_by_key(|at| {
-            (
-                slots[*at].node.in_use.by_share.get(&share),
-                slots[*at].locked.get(&share),
-                std::cmp::Reverse(*at),
-            )
-        });
-        for at in at.iter() {
-            let slot = &mut slots[*at];
-            let unused = slot.locked.get(&share).saturating_sub(slot.node.in_use.by_share.get(&share));
-            surplus -= slot.locked.take(&share, unused.min(surplus));
+        for (is_leaving, have) in [(false, staying), (true, leaving)] {
+            let of_these: Vec<usize> =
+                at.iter().copied().filter(|at| slots[*at].node.leaving == is_leaving).collect();
+            give_back(slots, of_these, &share, have.saturating_sub(wanted));
         }
+    }
+}
+
+/// Gives back so many unused cards of a share, on these nodes.
+fn give_back(slots: &mut [Slot<'_>], mut at: Vec<usize>, share: &Share, mut surplus: u32) {
+    // Where the cards are away nothing is decided: what is there too many waits for their return, and what is in place stays.
+    let away = at.iter().filter(|at| slots[**at].waiting);
+    surplus -= away.map(|at| slots[*at].locked.get(share)).sum::<u32>().min(surplus);
+    at.retain(|at| !slots[*at].waiting);
+    at.sort_by_key(|at| {
+        (slots[*at].node.in_use.by_share.get(share), slots[*at].locked.get(share), std::cmp::Reverse(*at))
+    });
+    for at in at {
+        let slot = &mut slots[at];
+        let unused = slot.locked.get(share).saturating_sub(slot.node.in_use.by_share.get(share));
+        surplus -= slot.locked.take(share, unused.min(surplus));
     }
 }

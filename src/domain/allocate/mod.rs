@@ -4,7 +4,7 @@
 //!
 //! 0. what is locked stays; the book is restored where somebody else changed the shares; faulty cards leave the shared
 //!    ones first; what no contract claims any more is given back as far as no pod sits on it;
-//! 1. replacements of lost cards and machines that are bought;
+//! 1. replacements of lost cards and machines that are bought, and of pools' cards on nodes that go away;
 //! 2. pools, whole orders only, and only paid ones;
 //! 3. groups, whole orders only;
 //! 4. serverless workers up to `active`;
@@ -219,14 +219,16 @@ impl<'a> Deal<'a> {
         let mut all_kept = board.kept();
         for claim in claims {
             let found = holdings.remove(&claim.key).unwrap_or_default();
-            let board::Kept { cards: kept, machines, by_type } =
+            let board::Kept { cards: kept, leaving, machines, by_type } =
                 all_kept.remove(&claim.share()).unwrap_or_default();
             deal.placed.insert(&claim.key, machines);
             let (workers, workers_cards) = match claim.demand {
                 Demand::Workers { cards, exist, .. } => (exist, cards * exist),
                 Demand::Resident { .. } | Demand::Dedicated { .. } | Demand::Spot { .. } => (0, 0),
             };
-            deal.have.insert(&claim.key, kept);
+            // What goes away with its node is replaced while it is still there.
+            let lost = if matches!(claim.demand, Demand::Resident { .. }) { leaving } else { 0 };
+            deal.have.insert(&claim.key, kept - lost);
             *deal.held_by_account.entry((&claim.account, &claim.card_type)).or_insert(0) += workers_cards;
             // By the type of the cards themselves: a group can have machines of several.
             for (card_type, cards) in by_type {

@@ -518,6 +518,39 @@ fn a_pool_that_shrinks_keeps_what_is_in_place_while_other_cards_are_away() {
     assert_eq!(placed(&after, &resident("p")), at(&[("a", 3), ("b", 2)]));
 }
 
+/// A node of which there is a notice.
+fn leaving(node: Node) -> Node {
+    Node { open: false, leaving: true, ..node }
+}
+
+#[test]
+fn cards_of_a_node_that_goes_away_are_replaced_while_it_is_there() {
+    let p = resident("p");
+    let asks = |cards, bought| vec![claim("p", 0, Demand::Resident { cards, bought, paid: true })];
+    let doomed = || leaving(with_shares("a", &[(p.clone(), 4), (Share::Shared, 4)]));
+    let stays = || with_shares("b", &[(p.clone(), 2), (Share::Shared, 6)]);
+    // Bought 6, of which 4 go away: 4 others are locked, and those stay with it until the node is gone.
+    let (plan, after) = check(&snapshot(vec![doomed(), stays()], asks(6, 6)));
+    assert_eq!(placed(&after, &p), at(&[("a", 4), ("b", 6)]));
+    assert_eq!(plan.outcomes[&key("p")].shortage, None);
+    // There are only 3: it gets them, and says what is missing.
+    let full = used(stays(), &[(Share::Shared, 3)]);
+    let (plan, after) = check(&snapshot(vec![doomed(), full], asks(6, 6)));
+    assert_eq!(placed(&after, &p), at(&[("a", 4), ("b", 5)]));
+    assert_eq!(plan.outcomes[&key("p")].shortage, Some(Shortage::NoCards { needed: 1, free: 0 }));
+    // The notice is withdrawn: what is too many goes back, and not from under a pod.
+    let back = used(with_shares("a", &[(p.clone(), 4), (Share::Shared, 4)]), &[(p.clone(), 1)]);
+    let replaced = || with_shares("b", &[(p.clone(), 6), (Share::Shared, 2)]);
+    let (_, after) = check(&snapshot(vec![back, used(replaced(), &[(p.clone(), 5)])], asks(6, 6)));
+    assert_eq!(placed(&after, &p), at(&[("a", 1), ("b", 5)]));
+    // Replaced, and one more is bought: the order counts only what stays.
+    let (_, after) = check(&snapshot(vec![doomed(), replaced()], asks(7, 6)));
+    assert_eq!(placed(&after, &p), at(&[("a", 4), ("b", 7)]));
+    // Left: all of it goes back.
+    let (_, after) = check(&snapshot(vec![doomed(), replaced()], asks(0, 0)));
+    assert_eq!(placed(&after, &p), vec![]);
+}
+
 // Random fleets and contracts.
 
 fn any_claim(at: usize) -> impl Strategy<Value = Claim> {
@@ -605,7 +638,10 @@ fn disturb(world: &mut Snapshot, seeds: &[(u8, u8)]) {
             }
             1 => node.in_use = InUse::default(),
             2 => node.healthy = node.cards.min(u32::from(*how) % 9),
-            _ => node.open = how % 2 == 0,
+            _ => {
+                node.open = how % 2 == 0;
+                node.leaving = how % 4 == 1;
+            }
         }
     }
 }
