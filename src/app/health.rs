@@ -46,7 +46,7 @@ impl Health {
         self.beat(Loop::Allocator);
         self.beat(Loop::Contracts);
         self.beat(Loop::Metering);
-        self.beat(Loop::Notices);
+        self.beat(Loop::NodeNotices);
         self.leads.store(true, Ordering::Relaxed);
     }
 
@@ -66,7 +66,7 @@ impl Health {
         let late = |it: &Loop| {
             now.saturating_sub(self.beats[*it as usize].load(Ordering::Relaxed)) > STALLED_AFTER.as_secs()
         };
-        [Loop::Allocator, Loop::Contracts, Loop::Metering, Loop::Notices]
+        [Loop::Allocator, Loop::Contracts, Loop::Metering, Loop::NodeNotices]
             .into_iter()
             .find(|it| leads && late(it))
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::domain::notice::{Mark, Place, Until, known_marks};
+use crate::domain::node_notice::{Mark, Place, Until, known_marks};
 
 /// One entry of the file.
 #[derive(Debug, Deserialize)]

@@ -11,7 +11,7 @@ pub mod facts;
 pub mod group;
 pub mod link;
 pub mod money;
-pub mod notice;
+pub mod node_notice;
 pub mod pool;
 pub mod spot;
 pub mod status;
@@ -32,7 +32,7 @@ use crate::api::endpoint::WorkerCounts;
 use crate::cluster::read::{Caches, ContractRef, Kind};
 use crate::cluster::{Cluster, write};
 use crate::domain::allocate::Outcome;
-use crate::domain::notice::Mark;
+use crate::domain::node_notice::Mark;
 
 /// Contracts looked at at once.
 const CONTRACTS_AT_ONCE: usize = 32;
@@ -312,7 +312,7 @@ pub enum Loop {
     /// Writes down what is metered, and bills it.
     Metering,
     /// Empties nodes that go away.
-    Notices,
+    NodeNotices,
 }
 
 /// Runs all controllers until they are told to stop. The caches must be complete.
@@ -332,7 +332,7 @@ pub async fn run<D: link::Dial>(
         allocator::run(context.clone(), beat.clone(), stop.clone()),
         contracts(context.clone(), beat.clone(), stop.clone()),
         money::metering::run(context.clone(), beat.clone(), stop.clone()),
-        notice::run(context.clone(), beat, stop.clone()),
+        node_notice::run(context.clone(), beat, stop.clone()),
         lines
     );
 }

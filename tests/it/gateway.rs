@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 
 use crate::caller::{Answered, Caller, Load, Tally};
 use crate::gateway_process::{DOMAIN, Gateway, operator_arguments};
-use crate::notices::{announce, in_seconds, until_condition, withdraw};
+use crate::node_notices::{announce, in_seconds, until_condition, withdraw};
 use crate::operator::{Operator, Start};
 use crate::real_nodes;
 use crate::support::{k, kubectl, until};

@@ -9,7 +9,7 @@ mod ledger;
 mod manifests;
 mod metering;
 mod money;
-mod notices;
+mod node_notices;
 mod operator;
 mod policies;
 mod real_nodes;

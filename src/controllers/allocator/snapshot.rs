@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use crate::api::names;
 use crate::cluster::read::{Caches, ContractRef, Kind};
 use crate::cluster::slim::{SlimNode, SlimPod};
-use crate::controllers::{Context, endpoint, facts, group, notice, pool, reference, spot};
+use crate::controllers::{Context, endpoint, facts, group, node_notice, pool, reference, spot};
 use crate::domain::allocate::{Outcome, Plan};
 use crate::domain::book::{InUse, Key, Share, Shares};
 use crate::domain::fleet::{Claim, Given, Node, Snapshot};
@@ -98,7 +98,7 @@ fn node(caches: &Caches, node: &SlimNode) -> Option<Node> {
     };
     let (cards, allocatable) = (count(&node.status.capacity), count(&node.status.allocatable));
     let given = given(node);
-    let leaving = notice::noted(node).is_some();
+    let leaving = node_notice::noted(node).is_some();
     let pods = caches.pods.under(&format!("node/{}", node.name_any()));
     let (in_use, group_pods) = in_use(&pods, &resource, given.as_ref().zip(group_of(node)).as_ref());
     Some(Node {

@@ -41,7 +41,7 @@ use crate::cluster::write;
 use crate::domain::allocate::Outcome;
 use crate::domain::book::Share;
 use crate::domain::fleet::{Claim, Demand};
-use crate::domain::notice::Notice;
+use crate::domain::node_notice::Notice;
 use crate::domain::units::Size;
 use crate::domain::workers;
 
@@ -371,7 +371,7 @@ fn seen(
             .get(names::CLOSING_SINCE)
             .map(|it| workers::Closing { for_seconds: for_seconds(it), heard }),
         doomed: notice(&context.caches, pod).map(|it| {
-            let needs = scaling::drain_seconds(endpoint) + super::notice::grace_seconds(pod);
+            let needs = scaling::drain_seconds(endpoint) + super::node_notice::grace_seconds(pod);
             let left = it.deadline.map(|it| it.as_second() - context.api_server_now().as_second());
             workers::Doomed { hurry: left.is_some_and(|it| it <= needs) }
         }),
@@ -388,7 +388,7 @@ fn has_ended(caches: &Caches, pod: &SlimPod) -> bool {
 
 /// The notice of the pod's node, if it goes away.
 fn notice(caches: &Caches, pod: &SlimPod) -> Option<Notice> {
-    caches.nodes.get("", pod.spec.node_name.as_deref()?).and_then(|it| super::notice::noted(&it))
+    caches.nodes.get("", pod.spec.node_name.as_deref()?).and_then(|it| super::node_notice::noted(&it))
 }
 
 /// The kubelet of a node that is gone says nothing any more.

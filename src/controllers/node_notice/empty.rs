@@ -14,7 +14,7 @@ use crate::api::names;
 use crate::cluster::slim::{SlimNode, SlimPod};
 use crate::cluster::write::Evicted;
 use crate::controllers::{Context, Error};
-use crate::domain::notice::{Act, Leaver, Leaving, Notice, act};
+use crate::domain::node_notice::{Act, Leaver, Leaving, Notice, act};
 
 /// What a pod has to end when nobody says: Kubernetes' own default, seconds.
 const DEFAULT_GRACE_SECONDS: i64 = 30;

@@ -1,7 +1,7 @@
 //! Nodes that go away: the loop that notes their notices, cordons them, empties them, and undoes it when a notice is withdrawn.
 //!
 //! What is noted on the node (`tenure.dev/notice`) is what all others go by: the allocator replaces cards of pools, endpoints
-//! replace their workers. What marks mean, and who goes when, is decided in `domain::notice`; `empty` carries it out.
+//! replace their workers. What marks mean, and who goes when, is decided in `domain::node_notice`; `empty` carries it out.
 
 mod empty;
 
@@ -21,7 +21,7 @@ use crate::api::names;
 use crate::cluster::read::{Caches, Kind};
 use crate::cluster::slim::SlimNode;
 use crate::cluster::write::{self, NodeChange};
-use crate::domain::notice::{self, Mark, Notice, Place, Sign, Unreadable};
+use crate::domain::node_notice::{self, Mark, Notice, Place, Sign, Unreadable};
 use empty::Asked;
 pub(super) use empty::grace_seconds;
 
@@ -72,7 +72,7 @@ fn step(marks: &[Mark], node: &SlimNode, now: Timestamp) -> (Step, Vec<Unreadabl
     let now = now.round(jiff::Unit::Second).unwrap_or(now);
     let since = before.as_ref().map_or(now, |it| it.since);
     let is_managed = node.labels().contains_key(names::CARD_TYPE);
-    let (notice, unreadable) = notice::read(marks, &signs(node), since);
+    let (notice, unreadable) = node_notice::read(marks, &signs(node), since);
     let is_noted = node.annotations().contains_key(names::NOTICE);
     let step = match notice.filter(|_| is_managed) {
         Some(Notice { cause, deadline }) => {
@@ -114,7 +114,7 @@ pub(super) async fn run(context: Arc<Context>, beat: Arc<impl Fn(Loop)>, stop: C
     // What each node's notice was when those with pods on it were last told.
     let mut told: HashMap<String, Option<Notice>> = HashMap::new();
     loop {
-        beat(Loop::Notices);
+        beat(Loop::NodeNotices);
         tokio::select! {
             () = stop.cancelled() => return,
             () = changes.nodes_changed.notified() => (),
@@ -262,7 +262,7 @@ const ASK_AGAIN: Duration = TICK;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::notice::known_marks;
+    use crate::domain::node_notice::known_marks;
 
     fn node(metadata: &str, spec: &str) -> SlimNode {
         let text = format!(
