@@ -2,6 +2,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a failed expectation is what a test reports")]
 
 mod caller;
+mod catalogue;
 mod faults;
 mod gateway;
 mod gateway_process;
