@@ -21,7 +21,7 @@ pub struct Health {
     ready: AtomicBool,
     leads: AtomicBool,
     /// When each loop last came round, seconds since the start.
-    beats: [AtomicU64; 3],
+    beats: [AtomicU64; 4],
 }
 
 impl Health {
@@ -46,6 +46,7 @@ impl Health {
         self.beat(Loop::Allocator);
         self.beat(Loop::Contracts);
         self.beat(Loop::Metering);
+        self.beat(Loop::Notices);
         self.leads.store(true, Ordering::Relaxed);
     }
 
@@ -65,7 +66,9 @@ impl Health {
         let late = |it: &Loop| {
             now.saturating_sub(self.beats[*it as usize].load(Ordering::Relaxed)) > STALLED_AFTER.as_secs()
         };
-        [Loop::Allocator, Loop::Contracts, Loop::Metering].into_iter().find(|it| leads && late(it))
+        [Loop::Allocator, Loop::Contracts, Loop::Metering, Loop::Notices]
+            .into_iter()
+            .find(|it| leads && late(it))
     }
 }
 

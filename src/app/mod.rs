@@ -7,6 +7,7 @@ mod gateway;
 mod health;
 mod ledger;
 mod limits;
+mod notify;
 mod operator;
 mod plugin;
 mod telemetry;

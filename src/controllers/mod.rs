@@ -11,6 +11,7 @@ pub mod facts;
 pub mod group;
 pub mod link;
 pub mod money;
+pub mod notify;
 pub mod pool;
 pub mod spot;
 pub mod status;
@@ -61,6 +62,8 @@ pub struct Context {
     pub money: money::Money,
     /// What the allocator last found.
     pub published: watch::Sender<Arc<Published>>,
+    /// What owners are told, on its way to them.
+    pub notices: notify::Notices,
     /// What is shared with gateways.
     pub link: link::Link,
     /// How endpoints are called from outside.
@@ -177,6 +180,7 @@ impl Context {
         registry: &Registry,
         gateways: Vec<String>,
         urls: Urls,
+        senders: notify::Senders,
     ) -> prometheus::Result<Context> {
         let passes = IntCounterVec::new(
             Opts::new("tenure_passes_total", "Passes over contracts, by kind and how they ended"),
@@ -203,6 +207,7 @@ impl Context {
             on_our_clock: clocks.of_api_server,
             money: money::Money::default(),
             published: watch::Sender::default(),
+            notices: notify::Notices::new(senders, registry)?,
             link: link::Link::new(gateways, clocks.now, registry)?,
             urls,
             passes,
@@ -296,6 +301,8 @@ pub enum Loop {
     Contracts,
     /// Writes down what is metered, and bills it.
     Metering,
+    /// Tells owners.
+    Notices,
 }
 
 /// Runs all controllers until they are told to stop. The caches must be complete.
@@ -314,7 +321,8 @@ pub async fn run<D: link::Dial>(
     tokio::join!(
         allocator::run(context.clone(), beat.clone(), stop.clone()),
         contracts(context.clone(), beat.clone(), stop.clone()),
-        money::metering::run(context.clone(), beat, stop.clone()),
+        money::metering::run(context.clone(), beat.clone(), stop.clone()),
+        notify::run(context.clone(), beat, stop.clone()),
         lines
     );
 }

@@ -10,6 +10,7 @@ pub mod budget;
 pub mod fleet;
 pub mod machines;
 pub mod money;
+pub mod notice;
 pub mod routes;
 pub mod slots;
 pub mod units;
