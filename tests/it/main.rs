@@ -10,6 +10,7 @@ mod ledger;
 mod manifests;
 mod metering;
 mod money;
+mod notify;
 mod operator;
 mod policies;
 mod real_nodes;

@@ -43,10 +43,16 @@ struct State {
 impl Outbox {
     /// Takes over what the ledger has.
     pub(super) fn load(&self, ids: Vec<(String, String)>) {
+        self.state().arrears = open_arrears(&ids);
+        self.know(ids);
+    }
+
+    /// These are in the ledger, and no others but those that are to be written. What is known of arrears stays: they may have begun
+    /// a moment ago.
+    fn know(&self, ids: Vec<(String, String)>) {
         let mut state = self.state();
-        state.arrears = open_arrears(&ids);
-        state.known =
-            ids.into_iter().map(|(id, _)| id).chain(state.pending.iter().map(|it| it.id.clone())).collect();
+        let pending: Vec<String> = state.pending.iter().map(|it| it.id.clone()).collect();
+        state.known = ids.into_iter().map(|(id, _)| id).chain(pending).collect();
     }
 
     fn add(&self, notice: &Notice) {
@@ -190,7 +196,7 @@ impl Money {
         let forgotten =
             self.ledger()?.forget_notices(self.at(now), before.as_millisecond(), ARREARS_BEGAN).await;
         forgotten.map_err(|it| self.seen(it))?;
-        self.outbox.load(self.ledger()?.notice_ids().await?);
+        self.outbox.know(self.ledger()?.notice_ids().await?);
         Ok(())
     }
 
