@@ -47,18 +47,15 @@ pub fn is_allowed(allowed: &[IpNet], address: IpAddr) -> bool {
 /// The address that a packet ends up at: IPv6 has several ways to write one of IPv4.
 fn behind(address: IpAddr) -> IpAddr {
     let IpAddr::V6(it) = address else { return address };
-    let [a, b, c, d, e, f, g, h] = it.segments();
-    let v4 = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
-    };
-    match [a, b, c, d, e, f] {
+    let bytes = it.octets();
+    let v4 = |at: usize| IpAddr::V4(Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]));
+    match it.segments() {
         // Mapped, compatible (but not :: and ::1), and both prefixes of NAT64.
-        [0, 0, 0, 0, 0, 0xffff] => v4(g, h),
-        [0, 0, 0, 0, 0, 0] if g != 0 => v4(g, h),
-        [0x0064, 0xff9b, 0 | 1, ..] => v4(g, h),
+        [0, 0, 0, 0, 0, 0xffff, ..] | [0, 0, 0, 0, 0, 0, 1..=u16::MAX, _] | [0x0064, 0xff9b, 0 | 1, ..] => {
+            v4(12)
+        }
         // 6to4.
-        [0x2002, high, low, ..] => v4(high, low),
+        [0x2002, ..] => v4(2),
         _ => address,
     }
 }

@@ -234,7 +234,7 @@ async fn send_due(context: &Context, all: &mut Vec<Waiting>) -> Result<(), Error
     let now = Instant::now();
     let (mut due, later): (Vec<Waiting>, Vec<Waiting>) = all.drain(..).partition(|it| it.due <= now);
     *all = later;
-    due.sort_by(|a, b| (a.delivery.attempts, a.delivery.at_ms).cmp(&(b.delivery.attempts, b.delivery.at_ms)));
+    due.sort_by_key(|it| (it.delivery.attempts, it.delivery.at_ms));
     if due.len() > DELIVERIES_AT_ONCE {
         all.extend(due.split_off(DELIVERIES_AT_ONCE));
     }
