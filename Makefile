@@ -30,6 +30,9 @@ lint: ## format, clippy, shell scripts
 crds: ## write crds/ from the types
 	cargo run --quiet -- crds --output-dir crds
 
+catalogue: ## write config/samples/catalogue from the price list in tests/it/data
+	TENURE_WRITE_CATALOGUE=1 cargo test --quiet --test it -- catalogue::
+
 check: lint ## all that CI runs: lint, generated files up to date, tests
 	@cargo run --quiet -- crds --output-dir crds && git diff --exit-code -- crds || (echo "crds/ was out of date: commit what make crds wrote" >&2; exit 1)
 	@e2e/test
@@ -37,4 +40,4 @@ check: lint ## all that CI runs: lint, generated files up to date, tests
 bench: ## the figures of docs/performance.md (takes a while; not a test)
 	@e2e/bench/run
 
-.PHONY: help demo demo-down up down test lint crds check bench
+.PHONY: help demo demo-down up down test lint crds catalogue check bench

@@ -98,12 +98,13 @@ pub struct Notify {
 /// An HTTP endpoint.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.secretName) && self.secretName != ''").message("name a Secret of the operator's namespace in secretName: webhooks are always signed"))]
 pub struct Webhook {
-    /// Its address.
+    /// Its address. http only into networks that the operator's --notify-allow names.
     #[schemars(length(max = 2048))]
     #[x_kube(validation = Rule::new("self.matches('^https?://[^ ]+$')").message("must be an http or https URL"))]
     pub url: String,
-    /// A Secret in the operator's namespace with the signing key.
+    /// A Secret in the operator's namespace. Each entry is a key that signs, `whsec_` and 24 to 64 bytes in base64.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     #[x_kube(validation = rules::optional_object_name())]
@@ -126,7 +127,7 @@ pub struct AccountStatus {
     /// What was billed in this month (UTC) so far, and what workers have used that is not billed yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub this_month: Option<String>,
-    /// Ready.
+    /// Ready, Notified.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -24,6 +24,8 @@ pub enum Type {
     WorkersReady,
     /// What the object names exists and fits.
     ReferencesResolved,
+    /// What the account's targets were sent has arrived.
+    Notified,
 }
 
 /// Why a condition is as it is.
@@ -115,6 +117,10 @@ pub enum Reason {
     LedgerMismatch,
     /// Counted in the ledger.
     Counted,
+    /// What was sent has arrived.
+    Delivered,
+    /// A notice did not arrive; it is tried again for a while.
+    Undelivered,
 }
 
 impl Type {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::limits::LimitOptions;
+use super::notify::NotifyOptions;
 use crate::api::names;
 
 /// Sells or shares out the GPU capacity of a Kubernetes cluster under four contracts.
@@ -94,6 +95,9 @@ pub struct OperatorOptions {
     /// How endpoints are called.
     #[arg(long, env = "TENURE_GATEWAY_URL_SCHEME", value_enum, default_value_t = UrlScheme::Http)]
     pub gateway_url_scheme: UrlScheme,
+    /// How owners are told.
+    #[command(flatten)]
+    pub notify: NotifyOptions,
 }
 
 /// How endpoints are called.
@@ -116,7 +120,7 @@ impl UrlScheme {
 }
 
 /// `host:port`, as it is looked up later.
-fn host_and_port(text: &str) -> Result<String, String> {
+pub(super) fn host_and_port(text: &str) -> Result<String, String> {
     let (host, port) = text.trim().rsplit_once(':').ok_or("write host:port")?;
     let valid = !host.is_empty() && port.parse::<u16>().is_ok_and(|it| it > 0);
     valid

@@ -21,7 +21,7 @@ pub struct Health {
     ready: AtomicBool,
     leads: AtomicBool,
     /// When each loop last came round, seconds since the start.
-    beats: [AtomicU64; 4],
+    beats: [AtomicU64; Loop::ALL.len()],
 }
 
 impl Health {
@@ -43,10 +43,9 @@ impl Health {
 
     /// The loops run from now on.
     pub fn set_leads(&self) {
-        self.beat(Loop::Allocator);
-        self.beat(Loop::Contracts);
-        self.beat(Loop::Metering);
-        self.beat(Loop::NodeNotices);
+        for it in Loop::ALL {
+            self.beat(it);
+        }
         self.leads.store(true, Ordering::Relaxed);
     }
 
@@ -66,9 +65,7 @@ impl Health {
         let late = |it: &Loop| {
             now.saturating_sub(self.beats[*it as usize].load(Ordering::Relaxed)) > STALLED_AFTER.as_secs()
         };
-        [Loop::Allocator, Loop::Contracts, Loop::Metering, Loop::NodeNotices]
-            .into_iter()
-            .find(|it| leads && late(it))
+        Loop::ALL.into_iter().find(|it| leads && late(it))
     }
 }
 

@@ -8,6 +8,7 @@ mod health;
 mod ledger;
 mod limits;
 mod marks;
+mod notify;
 mod operator;
 mod plugin;
 mod telemetry;

@@ -13,7 +13,7 @@ use super::config::OperatorOptions;
 use super::health::{self, Health};
 use super::{clock, dev_clock, marks, telemetry};
 use crate::cluster::{self, Cluster};
-use crate::controllers::{self, Clocks, Context, Urls};
+use crate::controllers::{self, Clocks, Context, Settings, Urls};
 use crate::link::tls;
 
 /// The Lease's name.
@@ -42,6 +42,9 @@ pub enum Error {
     /// The ledger can't be opened, or does not add up.
     #[error("open the ledger: {0}")]
     Ledger(#[from] crate::ledger::Error),
+    /// Email or webhooks can't be set up.
+    #[error("set up notices: {0}")]
+    Notify(#[from] super::notify::Error),
     /// The token of --dev-clock can't be read.
     #[error("read {0}: {1}")]
     Token(std::path::PathBuf, #[source] std::io::Error),
@@ -74,6 +77,7 @@ async fn operate(options: OperatorOptions) -> Result<(), Error> {
     };
     let marks = marks::read(options.node_marks.as_deref()).map_err(Error::Marks)?;
     let urls = Urls { domain: options.domain, scheme: options.gateway_url_scheme.as_str().to_owned() };
+    let senders = options.notify.senders()?;
     let registry = Registry::new();
     let leads = IntGauge::new("tenure_leads", "1 while this process holds the lease")?;
     registry.register(Box::new(leads.clone()))?;
@@ -88,7 +92,8 @@ async fn operate(options: OperatorOptions) -> Result<(), Error> {
     let caches = cluster.watch();
     let election = LeaderElection::new(cluster.client.clone(), &options.lease_namespace, LEASE, &identity);
     let clocks = Clocks { now: clock::now, of_api_server: clock::of_api_server };
-    let context = Arc::new(Context::new(cluster, caches, clocks, marks, &registry, options.gateways, urls)?);
+    let settings = Settings { clocks, marks, gateways: options.gateways, urls, senders };
+    let context = Arc::new(Context::new(cluster, caches, settings, &registry)?);
     let routes = match &options.dev_clock {
         None => probes,
         Some(file) => {

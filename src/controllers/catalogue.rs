@@ -9,7 +9,7 @@ use rust_decimal::Decimal;
 use super::facts::{self, Problem};
 use super::money::{self, accounts};
 use super::pool::number;
-use super::{Context, Published, status};
+use super::{Context, Published, notify, status};
 use crate::api::account::AccountMode;
 use crate::api::condition::{Conditions, Reason, Type};
 use crate::api::{
@@ -133,11 +133,15 @@ fn conditions<K: Resource>(
 ) -> Vec<Condition> {
     let before = before.cloned().unwrap_or_default();
     let mut conditions = Conditions::new(&before, object.meta().generation, (context.now)());
+    set_ready(&mut conditions, checked);
+    conditions.done()
+}
+
+fn set_ready(conditions: &mut Conditions<'_>, checked: Result<(Reason, &str), Problem>) {
     match checked {
         Ok((reason, message)) => conditions.set(Type::Ready, Some(true), reason, message),
         Err(problem) => conditions.set(Type::Ready, Some(false), problem.reason, problem.message),
     };
-    conditions.done()
 }
 
 fn invalid(message: impl Into<String>) -> Problem {
@@ -271,21 +275,21 @@ async fn account_status(context: &Context, it: &Account, silent: &mut Option<Pro
     {
         silent.get_or_insert_with(|| problem.clone());
     }
-    let conditions = conditions(
-        context,
-        it,
-        Some(&before.conditions),
-        money.as_ref().map(|_| VALID).map_err(Clone::clone),
-    );
     let observed_generation = it.metadata.generation;
+    let mut conditions = Conditions::new(&before.conditions, observed_generation, (context.now)());
+    set_ready(&mut conditions, money.as_ref().map(|_| VALID).map_err(Clone::clone));
+    notify::report(context, it, &mut conditions);
+    let conditions = conditions.done();
     let Ok((summary, currency)) = money else {
         return AccountStatus { observed_generation, conditions, ..before };
     };
     let limit = accounts::credit_limit(it, &currency).unwrap_or_default();
+    let arrears = accounts::in_arrears(it, &summary, limit);
+    context.money.tell_of_arrears(it, arrears, (summary.balance, &currency), (context.now)());
     AccountStatus {
         observed_generation,
         balance: (it.spec.mode == AccountMode::Prepaid).then(|| summary.balance.text(&currency)),
-        arrears: accounts::in_arrears(it, &summary, limit),
+        arrears,
         this_month: Some(summary.this_month.text(&currency)),
         conditions,
     }

@@ -12,6 +12,7 @@ pub mod group;
 pub mod link;
 pub mod money;
 pub mod node_notice;
+pub mod notify;
 pub mod pool;
 pub mod spot;
 pub mod status;
@@ -65,6 +66,8 @@ pub struct Context {
     pub money: money::Money,
     /// What the allocator last found.
     pub published: watch::Sender<Arc<Published>>,
+    /// What owners are told, on its way to them.
+    pub notices: notify::Notices,
     /// What is shared with gateways.
     pub link: link::Link,
     /// How endpoints are called from outside.
@@ -98,6 +101,20 @@ pub struct Clocks {
     pub now: fn() -> Timestamp,
     /// When it was by our clock when the API server's showed this.
     pub of_api_server: fn(Timestamp) -> Timestamp,
+}
+
+/// What the controllers are told at start.
+pub struct Settings {
+    /// The clocks.
+    pub clocks: Clocks,
+    /// Which marks on a node mean that it goes away.
+    pub marks: Vec<Mark>,
+    /// The gateways' link ports, `host:port`.
+    pub gateways: Vec<String>,
+    /// How endpoints are called from outside.
+    pub urls: Urls,
+    /// What owners are told with.
+    pub senders: notify::Senders,
 }
 
 /// How endpoints are called from outside.
@@ -179,12 +196,10 @@ impl Context {
     pub fn new(
         cluster: Cluster,
         caches: Caches,
-        clocks: Clocks,
-        marks: Vec<Mark>,
+        settings: Settings,
         registry: &Registry,
-        gateways: Vec<String>,
-        urls: Urls,
     ) -> prometheus::Result<Context> {
+        let Settings { clocks, marks, gateways, urls, senders } = settings;
         let passes = IntCounterVec::new(
             Opts::new("tenure_passes_total", "Passes over contracts, by kind and how they ended"),
             &["kind", "outcome"],
@@ -211,6 +226,7 @@ impl Context {
             marks,
             money: money::Money::default(),
             published: watch::Sender::default(),
+            notices: notify::Notices::new(senders, registry)?,
             link: link::Link::new(gateways, clocks.now, registry)?,
             urls,
             passes,
@@ -313,6 +329,14 @@ pub enum Loop {
     Metering,
     /// Empties nodes that go away.
     NodeNotices,
+    /// Tells owners.
+    Notices,
+}
+
+impl Loop {
+    /// All of them, in their order.
+    pub const ALL: [Loop; 5] =
+        [Loop::Allocator, Loop::Contracts, Loop::Metering, Loop::NodeNotices, Loop::Notices];
 }
 
 /// Runs all controllers until they are told to stop. The caches must be complete.
@@ -332,7 +356,8 @@ pub async fn run<D: link::Dial>(
         allocator::run(context.clone(), beat.clone(), stop.clone()),
         contracts(context.clone(), beat.clone(), stop.clone()),
         money::metering::run(context.clone(), beat.clone(), stop.clone()),
-        node_notice::run(context.clone(), beat, stop.clone()),
+        node_notice::run(context.clone(), beat.clone(), stop.clone()),
+        notify::run(context.clone(), beat, stop.clone()),
         lines
     );
 }

@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod machines;
 pub mod money;
 pub mod node_notice;
+pub mod notice;
 pub mod routes;
 pub mod slots;
 pub mod units;

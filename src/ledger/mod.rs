@@ -19,6 +19,7 @@ mod known;
 mod lead;
 mod open;
 mod orders;
+mod outbox;
 mod read;
 mod replay;
 mod spans;
@@ -38,6 +39,7 @@ pub use entry::{
     RefundIn,
 };
 pub use known::Counted;
+pub use outbox::{Delivery, DeliveryState, NoticeIn, NoticeRow};
 pub use spans::{Measured, PriceRow, SpanIn, SpanRow, UsageIn};
 pub use verify::{Differences, Report};
 

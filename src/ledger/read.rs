@@ -70,6 +70,8 @@ impl Ledger {
             ("contracts", "id, object, uid, opened_at_ms, closed_at_ms", ""),
             ("spans", super::spans::COLUMNS, ""),
             ("prices", "sku, from_ms, price", ""),
+            ("notices", "id, account, kind, detail, at_ms, addressed", ""),
+            ("deliveries", "notice, target, state, attempts, error, at_ms", ""),
             ("fence", "epoch, seq, chain", ""),
         ] {
             let order = if order.is_empty() { String::new() } else { format!("ORDER BY {order}") };

@@ -2,6 +2,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a failed expectation is what a test reports")]
 
 mod caller;
+mod catalogue;
 mod faults;
 mod gateway;
 mod gateway_process;
@@ -10,6 +11,7 @@ mod manifests;
 mod metering;
 mod money;
 mod node_notices;
+mod notify;
 mod operator;
 mod policies;
 mod real_nodes;

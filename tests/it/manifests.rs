@@ -34,6 +34,8 @@ const GOOD: &[(&str, &str)] = &[
 /// The samples, in the order in which a reader applies them.
 const SAMPLES: &[(&str, &str)] = &[
     ("00-platform.yaml", include_str!("../../config/samples/00-platform.yaml")),
+    ("catalogue/card-types.yaml", include_str!("../../config/samples/catalogue/card-types.yaml")),
+    ("catalogue/tariffs.yaml", include_str!("../../config/samples/catalogue/tariffs.yaml")),
     ("10-resident-pool.yaml", include_str!("../../config/samples/10-resident-pool.yaml")),
     ("20-dedicated-group.yaml", include_str!("../../config/samples/20-dedicated-group.yaml")),
     ("30-spot-server.yaml", include_str!("../../config/samples/30-spot-server.yaml")),
@@ -369,7 +371,7 @@ fn an_endpoint_scales_by_its_subresource() {
 fn renamed(sample: &mut Value, own: &str) {
     match sample {
         Value::String(text) => {
-            for word in ["ada", "hopper", "acme", "team-a", "cn-hangzhou", "NVIDIA"] {
+            for word in ["ada", "hopper", "xpu", "acme", "team-a", "cn", "us", "eu", "ap", "NVIDIA", "XPU"] {
                 if text == word || text.strip_prefix(word).is_some_and(|it| it.starts_with('-')) {
                     *text = if word == "team-a" {
                         own.to_owned()

@@ -40,7 +40,13 @@ impl Market {
 
     /// An operator that leads, with a clock that can be moved.
     pub fn operator(&self) -> Operator {
-        let arguments = vec!["--dev-clock".to_owned(), self.token.display().to_string()];
+        self.operator_with(&[])
+    }
+
+    /// The same, with more options.
+    pub fn operator_with(&self, options: &[String]) -> Operator {
+        let mut arguments = vec!["--dev-clock".to_owned(), self.token.display().to_string()];
+        arguments.extend_from_slice(options);
         let ledger = Some(self.ledger.clone());
         let operator = Operator::with(self.world.name, &Start { ledger, arguments, ..Start::default() });
         operator.leads();
@@ -65,7 +71,7 @@ impl Market {
     }
 
     /// The time of a field of an object's status.
-    fn time(&self, object: &str, path: &str) -> jiff::Timestamp {
+    pub fn time(&self, object: &str, path: &str) -> jiff::Timestamp {
         let text = self.world.field(object, path);
         text.parse().unwrap_or_else(|_| panic!("`{text}` of {path} is no time"))
     }
@@ -96,7 +102,8 @@ pub fn verify(ledger: &Path) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-const DAY: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
+/// 24 hours.
+pub const DAY: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
 #[test]
 fn a_pool_is_paid_ages_expires_comes_back_and_is_refunded() {

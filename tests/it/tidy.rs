@@ -8,8 +8,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("ledger", &["domain"]),
     ("cluster", &["api", "domain"]),
-    ("controllers", &["api", "cluster", "domain", "ledger", "link"]),
+    ("controllers", &["api", "cluster", "domain", "ledger", "link", "notify"]),
     ("link", &["domain"]),
+    ("notify", &["domain", "link"]),
     ("gateway", &["domain", "link"]),
     ("cli", &["api", "cluster", "domain", "link"]),
 ];

@@ -2,13 +2,14 @@
 //!
 //! What is read is kept until this process writes: nobody else does, the ledger's fence sees to that. `standing` makes a contract's
 //! lease of its orders, `accounts` says how accounts and payments stand; `meter` and `known` keep what workers have used, `metering` writes it down,
-//! `billing` makes lines of it. What to buy, and when, is the contract's own business (`pool/order.rs`).
+//! `billing` makes lines of it; `outbox` keeps what owners are told. What to buy, and when, is the contract's own business (`pool/order.rs`).
 
 pub(super) mod accounts;
 mod billing;
 mod known;
 pub(super) mod meter;
 pub(super) mod metering;
+mod outbox;
 mod standing;
 
 #[cfg(test)]
@@ -47,6 +48,8 @@ pub struct Money {
     changed: AtomicBool,
     /// What is metered.
     pub(super) meter: meter::Meter,
+    /// What owners are told.
+    pub(super) outbox: outbox::Outbox,
     /// Somebody else leads the ledger: nothing may be done any more.
     pub fenced: CancellationToken,
 }
@@ -59,6 +62,7 @@ impl Money {
         self.epoch.store(epoch, Ordering::Relaxed);
         let counted = ledger.payments().await?.into_iter().map(|it| (it.name.clone(), it)).collect();
         *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = counted;
+        self.outbox.load(ledger.notice_ids().await?);
         let contracts = ledger.contracts().await?;
         let (spans, billed) = (ledger.unbilled_spans().await?, ledger.billed_until().await?);
         self.meter.load(&contracts, spans, &billed, ledger.prices().await?);
@@ -191,6 +195,7 @@ impl Money {
         for refund in refunds {
             self.ledger()?.refund(self.at(now), refund).await.map_err(|it| self.seen(it))?;
         }
+        self.tell_of_refunds(&standing.contract, refunds, now).await?;
         self.ledger()?
             .close_contract(self.at(now), &standing.contract.id)
             .await

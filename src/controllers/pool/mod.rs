@@ -1,5 +1,6 @@
 //! ResidentPool: what it claims, which endpoints have room in it, what it reports.
 
+mod notice;
 mod order;
 mod report;
 
@@ -270,6 +271,7 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     let facts = Facts { outcome: outcome.as_ref(), ordered: &ordered, offer: offer.as_ref() };
     let new = report::status(context, &pool, &facts);
     report::tell(context, &pool, &new).await;
+    notice::tell(context, &pool, &facts);
     if pool.status.as_ref().and_then(|it| it.phase) != new.phase {
         // What it claims follows from where it is in its life, and time alone changes that.
         context.caches.changes.cards_changed.notify_one();

@@ -46,6 +46,8 @@ pub(super) struct Ordered {
     pub(super) bought: Bought,
     /// Why something that is wanted is not bought, other than that there are no cards.
     pub(super) problem: Option<Problem>,
+    /// The order that waits for money.
+    pub(super) unpaid: Option<Purpose>,
     /// Why there are no cards for the next order.
     pub(super) short: Option<Shortage>,
     /// Is that order one that may be refused? A renewal waits, whatever the spec says.
@@ -273,6 +275,8 @@ pub(super) async fn advance(
                 match hold(context, pool, &standing, offer, &ordered.bought.lease, &order, now).await {
                     Ok(done) => done,
                     Err(problem) => {
+                        ordered.unpaid =
+                            (problem.reason == Reason::InsufficientFunds).then(|| order.purpose.clone());
                         ordered.problem = Some(problem);
                         ordered.again = Some(TRY_AGAIN);
                         break;
