@@ -1,10 +1,12 @@
 //! The integration tests: one binary.
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a failed expectation is what a test reports")]
 
+mod argocd;
 mod caller;
 mod faults;
 mod gateway;
 mod gateway_process;
+mod install;
 mod ledger;
 mod manifests;
 mod metering;
@@ -12,6 +14,7 @@ mod money;
 mod operator;
 mod policies;
 mod real_nodes;
+mod rights;
 mod stories;
 mod support;
 mod tidy;
