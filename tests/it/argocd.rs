@@ -12,7 +12,8 @@ fn read(file: &str) -> String {
 /// What a health check says of an object.
 fn health(script: &str, object: &Value) -> (String, String) {
     // Argo CD gives a script no library that reaches outside.
-    let lua = Lua::new_with(mlua::StdLib::TABLE | mlua::StdLib::STRING, mlua::LuaOptions::new()).expect("Lua starts");
+    let lua = Lua::new_with(mlua::StdLib::TABLE | mlua::StdLib::STRING, mlua::LuaOptions::new())
+        .expect("Lua starts");
     // As Argo CD does: a field that is null is not there.
     let options = mlua::SerializeOptions::new().serialize_none_to_null(false).serialize_unit_to_null(false);
     let object = lua.to_value_with(object, options).expect("JSON is Lua");
@@ -34,7 +35,14 @@ fn with(kind: &str, status: &str, reason: &str) -> Value {
 }
 
 const KINDS: [&str; 9] = [
-    "CardType", "Tariff", "SpotMarket", "Account", "Payment", "ResidentPool", "DedicatedGroup", "SpotServer",
+    "CardType",
+    "Tariff",
+    "SpotMarket",
+    "Account",
+    "Payment",
+    "ResidentPool",
+    "DedicatedGroup",
+    "SpotServer",
     "ServerlessEndpoint",
 ];
 
@@ -86,7 +94,11 @@ fn yesterdays_word_is_not_todays() {
         health(&script, &object).0
     };
     assert_eq!(of(&|_| ()), "Healthy");
-    assert_eq!(of(&|it| it["metadata"]["generation"] = json!(3)), "Progressing", "its change was not looked at");
+    assert_eq!(
+        of(&|it| it["metadata"]["generation"] = json!(3)),
+        "Progressing",
+        "its change was not looked at"
+    );
     assert_eq!(of(&|it| it["metadata"]["deletionTimestamp"] = json!("2026-11-25T00:00:00Z")), "Progressing");
     assert_eq!(of(&|it| it["status"] = json!({})), "Progressing", "no conditions yet");
     assert_eq!(of(&|it| it["status"] = Value::Null), "Progressing", "no status yet");
@@ -98,16 +110,24 @@ fn yesterdays_word_is_not_todays() {
 
 #[test]
 fn every_reason_has_a_health() {
-    let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/api/condition.rs")).expect("it is there");
+    let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/api/condition.rs"))
+        .expect("it is there");
     let (_, after) = source.split_once("pub enum Reason {").expect("the enum is there");
     let (body, _) = after.split_once("\n}").expect("it ends");
-    let reasons: Vec<&str> =
-        body.lines().map(str::trim).filter(|it| !it.starts_with("//") && !it.is_empty()).map(|it| it.trim_end_matches(',')).collect();
+    let reasons: Vec<&str> = body
+        .lines()
+        .map(str::trim)
+        .filter(|it| !it.starts_with("//") && !it.is_empty())
+        .map(|it| it.trim_end_matches(','))
+        .collect();
     assert!(reasons.len() > 30, "{reasons:?}");
     let script = read("settings/health.lua");
     for reason in reasons {
         let (_, message) = health(&script, &with("ResidentPool", "False", reason));
-        assert!(!message.contains("does not know"), "{reason} is missing in config/argocd/settings/health.lua");
+        assert!(
+            !message.contains("does not know"),
+            "{reason} is missing in config/argocd/settings/health.lua"
+        );
     }
     let (status, message) = health(&script, &with("ResidentPool", "False", "SomethingNew"));
     assert!(status == "Degraded" && message.contains("does not know"), "{status} {message}");

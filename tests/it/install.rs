@@ -21,16 +21,14 @@ const FOREIGN: [&str; 2] = ["monitoring.coreos.com/v1", "cert-manager.io/v1"];
 
 /// Runs helm; what it says on standard output, or its complaint.
 fn helm(words: &[&str]) -> Result<String, String> {
-    let output = Command::new("helm")
-        .args(words)
-        .output()
-        .expect("helm is on PATH inside e2e/cluster/enter");
+    let output = Command::new("helm").args(words).output().expect("helm is on PATH inside e2e/cluster/enter");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
 fn template(words: &[&str]) -> String {
-    helm(&[&["template", "tenure", CHART], words].concat()).unwrap_or_else(|it| panic!("helm {words:?}: {it}"))
+    helm(&[&["template", "tenure", CHART], words].concat())
+        .unwrap_or_else(|it| panic!("helm {words:?}: {it}"))
 }
 
 /// The value sets of charts/tenure/ci.
@@ -45,7 +43,8 @@ fn value_sets() -> Vec<PathBuf> {
 /// The objects of a stream of YAML documents.
 fn objects(stream: &str) -> Vec<Value> {
     let documents = stream.split("\n---");
-    let parse = |text: &str| serde_saphyr::from_str(text).unwrap_or_else(|it| panic!("not YAML: {it}\n{text}"));
+    let parse =
+        |text: &str| serde_saphyr::from_str(text).unwrap_or_else(|it| panic!("not YAML: {it}\n{text}"));
     documents.map(parse).filter(|it: &Value| !it.is_null()).collect()
 }
 
@@ -77,10 +76,19 @@ fn what_the_chart_renders_is_taken_by_the_api_server() {
     for values in value_sets() {
         let values = values.display().to_string();
         let found = objects(&template(&["--values", &values]));
-        let ours: Vec<&Value> = found.iter().filter(|it| !FOREIGN.contains(&text(it, "/apiVersion"))).collect();
+        let ours: Vec<&Value> =
+            found.iter().filter(|it| !FOREIGN.contains(&text(it, "/apiVersion"))).collect();
         assert!(ours.len() > 10, "{values}: only {} objects", ours.len());
         let list = json!({"apiVersion": "v1", "kind": "List", "items": ours});
-        let words = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", "-"];
+        let words = [
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--dry-run=server",
+            "--validate=strict",
+            "-f",
+            "-",
+        ];
         kubectl_with(&words, &list.to_string()).unwrap_or_else(|it| panic!("{values}: {it}"));
     }
 }
@@ -141,10 +149,13 @@ fn comparable(objects: Vec<Value>) -> BTreeMap<String, Value> {
 #[test]
 fn chart_and_kustomize_are_the_same_objects() {
     let mut chart = comparable(objects(&template(&[])));
-    let kustomize = comparable(objects(&kubectl(&["kustomize", &format!("{CONFIG}/default")]).expect("it renders")));
+    let kustomize =
+        comparable(objects(&kubectl(&["kustomize", &format!("{CONFIG}/default")]).expect("it renders")));
     // Keys are made by who installs.
     for end in ["gateway", "operator"] {
-        chart.remove(&format!("v1 Secret {NAMESPACE}/tenure-link-{end}")).expect("the chart makes certificates");
+        chart
+            .remove(&format!("v1 Secret {NAMESPACE}/tenure-link-{end}"))
+            .expect("the chart makes certificates");
     }
     let names = |it: &BTreeMap<String, Value>| it.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&chart), names(&kustomize));
@@ -162,7 +173,10 @@ fn what_config_has_of_the_chart_is_up_to_date() {
     for name in ["ledger", "processes", "prometheus"] {
         let file = format!("{name}/{name}.yaml");
         let read = |folder: &Path| std::fs::read_to_string(folder.join(&file)).expect("it is there");
-        assert!(read(&fresh) == read(Path::new(CONFIG)), "config/{file} is out of date: make render, and commit it");
+        assert!(
+            read(&fresh) == read(Path::new(CONFIG)),
+            "config/{file} is out of date: make render, and commit it"
+        );
     }
 }
 
@@ -187,7 +201,8 @@ fn what_must_outlive_an_uninstall_is_kept() {
 fn the_pods_pass_pod_security_restricted() {
     install();
     let deployments = objects(&template(&[]));
-    let deployments: Vec<&Value> = deployments.iter().filter(|it| text(it, "/kind") == "Deployment").collect();
+    let deployments: Vec<&Value> =
+        deployments.iter().filter(|it| text(it, "/kind") == "Deployment").collect();
     assert_eq!(deployments.len(), 2);
     for deployment in deployments {
         let mut pod = deployment["spec"]["template"].clone();
@@ -241,7 +256,8 @@ fn people_may_do_what_their_role_says_and_no_more() {
     let _swept = Swept(own.clone());
     k(&format!("create namespace {own}")).expect("the namespace is new");
     for (user, role) in [("owner", "admin"), ("editor", "edit"), ("viewer", "view")] {
-        k(&format!("-n {own} create rolebinding {user} --clusterrole {role} --user {own}-{user}")).expect("it is bound");
+        k(&format!("-n {own} create rolebinding {user} --clusterrole {role} --user {own}-{user}"))
+            .expect("it is bound");
     }
     k(&format!("create clusterrolebinding {own} --clusterrole tenure-platform-admin --user {own}-platform"))
         .expect("it is bound");
@@ -278,7 +294,8 @@ impl Drop for Swept {
 fn alerts_are_of_metrics_that_exist_and_have_a_section() {
     let alerts = std::fs::read_to_string(format!("{CHART}/files/alerts.yaml")).expect("it is there");
     let alerts: Value = serde_saphyr::from_str(&alerts).expect("YAML");
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/alerts.md")).expect("it is there");
+    let page =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/alerts.md")).expect("it is there");
     let documented = ["operations", "gateway"].map(|it| {
         let file = format!("{}/docs/{it}.md", env!("CARGO_MANIFEST_DIR"));
         std::fs::read_to_string(file).expect("it is there")
@@ -297,4 +314,11 @@ fn alerts_are_of_metrics_that_exist_and_have_a_section() {
     }
     let sections = page.lines().filter(|it| it.starts_with("## ")).count();
     assert_eq!(sections, alerts.len(), "a section of docs/alerts.md has no alert");
+}
+
+#[test]
+fn time_zones_are_in_the_program() {
+    // The image has no /usr/share/zoneinfo, and schedules name zones.
+    let zones = jiff::tz::TimeZoneDatabase::bundled();
+    assert!(zones.get("Asia/Shanghai").is_ok(), "jiff is built without tzdb-bundle-always");
 }

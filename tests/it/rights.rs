@@ -40,7 +40,10 @@ fn of_rule(rule: &Value) -> Vec<String> {
     for group in words("apiGroups") {
         for resource in words("resources") {
             for verb in words("verbs") {
-                assert!(![&group, &resource, &verb].contains(&&"*".to_owned()), "a right for everything: {rule}");
+                assert!(
+                    ![&group, &resource, &verb].contains(&&"*".to_owned()),
+                    "a right for everything: {rule}"
+                );
                 found.push(format!("{group} {resource} {verb}"));
             }
         }
