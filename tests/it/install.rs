@@ -328,6 +328,33 @@ fn alerts_are_of_metrics_that_exist_and_have_a_section() {
 }
 
 #[test]
+fn the_examples_for_argo_cd_name_what_is_there_and_are_taken_by_the_api_server() {
+    install();
+    let root = env!("CARGO_MANIFEST_DIR");
+    let read = |path: &str| {
+        std::fs::read_to_string(format!("{root}/{path}")).unwrap_or_else(|it| panic!("{path}: {it}"))
+    };
+    let files = ["app-of-apps.yaml", "apps/0-tenure.yaml", "apps/1-catalogue.yaml", "apps/2-team-a.yaml"];
+    for file in files {
+        for application in objects(&read(&format!("config/argocd/{file}"))) {
+            assert_eq!(text(&application, "/kind"), "Application", "{file}");
+            let path = text(&application, "/spec/source/path");
+            // The catalogue is the reader's own.
+            assert!(path == "catalogue" || Path::new(root).join(path).is_dir(), "{file}: there is no {path}");
+            if path == "charts/tenure" {
+                let values = application.pointer("/spec/source/helm/valuesObject").expect("values");
+                let at = scratch("argocd-values.json");
+                std::fs::write(&at, values.to_string()).expect("it is written");
+                template(&["--values", &at.display().to_string()]);
+            }
+        }
+    }
+    let contracts =
+        read("config/argocd/team-a/contracts.yaml").replace("namespace: team-a", "namespace: default");
+    kubectl_with(&["apply", "--dry-run=server", "-f", "-"], &contracts).expect("the contracts are valid");
+}
+
+#[test]
 fn time_zones_are_in_the_program() {
     // The image has no /usr/share/zoneinfo, and schedules name zones.
     let zones = jiff::tz::TimeZoneDatabase::bundled();
