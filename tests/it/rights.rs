@@ -13,7 +13,19 @@ use crate::support::OPERATOR;
 const ROLES: [&str; 2] = ["operator.yaml", "lease.yaml"];
 
 /// Rights that only paths use which no story takes, with the reason for each.
-const RARE: &[(&str, &str)] = &[];
+const RARE: &[(&str, &str)] = &[
+    (
+        " secrets get",
+        "keys of callers (auth.keysSecretName): read for a route, and no story's endpoint has keys",
+    ),
+    // Server-side apply is a patch; the API server asks for create itself when there is nothing yet, and logs no call for that.
+    ("networking.k8s.io networkpolicies create", "the first apply of an isolated group's policy"),
+    ("policy poddisruptionbudgets create", "the first apply of an endpoint's budget"),
+    // Asked for by the admission plugin OwnerReferencesPermissionEnforcement, which a cluster may have on.
+    ("tenure.dev dedicatedgroups/finalizers update", "NetworkPolicies are owned by their group"),
+    ("tenure.dev serverlessendpoints/finalizers update", "workers are owned by their endpoint"),
+    ("tenure.dev spotservers/finalizers update", "pods and disks are owned by their spot server"),
+];
 
 /// A right: `GROUP RESOURCE VERB`.
 fn rights() -> BTreeSet<String> {
