@@ -5,7 +5,7 @@ SIMULATED ?= 4
 REAL ?= 0
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## the main job on a fresh machine: cluster, operator, samples, and a picture of who has which card
 	@e2e/demo/run
@@ -27,6 +27,16 @@ lint: ## format, clippy, shell scripts
 	cargo clippy --all-targets --quiet -- -D warnings
 	@e2e/lint-scripts
 
+image: ## the container image, by docker, podman or buildah: make image IMAGE=NAME:TAG
+	@image/build $(IMAGE)
+
+render: ## write what config/ has from the chart (needs helm)
+	@config/render
+
+e2e-full: ## what takes long: the least-privilege audit over all stories, and the installation on real nodes
+	@TENURE_AUDIT=1 e2e/test
+	@e2e/install/run
+
 crds: ## write crds/ from the types
 	cargo run --quiet -- crds --output-dir crds
 
@@ -40,4 +50,4 @@ check: lint ## all that CI runs: lint, generated files up to date, tests
 bench: ## the figures of docs/performance.md (takes a while; not a test)
 	@e2e/bench/run
 
-.PHONY: help demo demo-down up down test lint crds catalogue check bench
+.PHONY: help demo demo-down up down test image render e2e-full lint crds catalogue check bench

@@ -1,11 +1,13 @@
 //! The integration tests: one binary.
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a failed expectation is what a test reports")]
 
+mod argocd;
 mod caller;
 mod catalogue;
 mod faults;
 mod gateway;
 mod gateway_process;
+mod install;
 mod ledger;
 mod manifests;
 mod metering;
@@ -15,6 +17,7 @@ mod notify;
 mod operator;
 mod policies;
 mod real_nodes;
+mod rights;
 mod stories;
 mod support;
 mod tidy;

@@ -46,9 +46,9 @@ impl Default for Start<'_> {
 pub fn install() {
     static ONCE: OnceLock<()> = OnceLock::new();
     ONCE.get_or_init(|| {
-        let config = concat!(env!("CARGO_MANIFEST_DIR"), "/config/default");
+        let config = concat!(env!("CARGO_MANIFEST_DIR"), "/config/cluster");
         kubectl(&["apply", "--server-side", "--force-conflicts", "-k", config])
-            .expect("config/default applies");
+            .expect("config/cluster applies");
         k("wait --for=condition=Established crd --all --timeout=60s").expect("the kinds are served");
     });
 }

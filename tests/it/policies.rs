@@ -876,7 +876,7 @@ fn the_operator_may_do_what_it_does_and_no_more() {
         k(&words).unwrap_or_else(|it| it).ends_with("yes")
     };
     for allowed in [
-        "list nodes",
+        "watch nodes",
         "patch nodes",
         "patch nodes --subresource=status",
         "watch pods -A",
@@ -889,7 +889,7 @@ fn the_operator_may_do_what_it_does_and_no_more() {
         "create events.events.k8s.io -A",
         "patch poddisruptionbudgets.policy -A",
         "get secrets -A",
-        "list payments.tenure.dev",
+        "watch payments.tenure.dev",
         "patch residentpools.tenure.dev -A",
         "patch serverlessendpoints.tenure.dev --subresource=status -A",
         "patch accounts.tenure.dev --subresource=status",
@@ -898,6 +898,7 @@ fn the_operator_may_do_what_it_does_and_no_more() {
         assert!(may(allowed), "the operator must be allowed to {allowed}");
     }
     for forbidden in [
+        "list nodes",
         "delete nodes",
         "update nodes",
         "create pods --subresource=exec -A",
