@@ -4,6 +4,7 @@
 mod caller;
 mod faults;
 mod gateway;
+mod gateway_access;
 mod gateway_process;
 mod ledger;
 mod manifests;
