@@ -11,13 +11,13 @@ use tokio::time::Instant;
 use crate::domain::routes::{NoTarget, target};
 use crate::gateway::answer::{Answer, Busy};
 use crate::gateway::edge::{Connection, REFUSED};
-use crate::gateway::forward::{forward, pack};
+use crate::gateway::forward::{Parcel, forward, pack};
 use crate::gateway::head::is_host;
 use crate::gateway::headers::wants_upgrade;
 use crate::gateway::metrics::OfEndpoint;
 use crate::gateway::refuse::{Reason, Style, answer};
 use crate::gateway::server::{Backend, Gateway};
-use crate::link::message::EndpointKey;
+use crate::link::message::{EndpointKey, Route};
 
 /// Why a request is refused, and when to come back if it is known better than the table knows it.
 struct Refusal(Reason, Option<u32>);
@@ -44,7 +44,13 @@ pub async fn live<B: Backend>(
     let busy = Busy::new(connection.clone());
     let undecided = wants_upgrade(request.headers(), request.version());
     let mut case = Case { style: Style::of(request.headers(), request.uri().path()), endpoint: None };
-    let response = match steps(&gateway, &connection, request, arrived, &mut case).await {
+    let answered = match prepare(&gateway, &connection, request, arrived, &mut case) {
+        Ok(Prepared { route, parcel, counters }) => {
+            forward(&gateway, &connection, &route, parcel, arrived, &counters).await.map_err(Refusal::from)
+        }
+        Err(refusal) => Err(refusal),
+    };
+    let response = match answered {
         Ok(response) => {
             if let Some(endpoint) = &case.endpoint {
                 endpoint.answered(response.status(), arrived.elapsed());
@@ -62,14 +68,22 @@ pub async fn live<B: Backend>(
     Ok(response.map(|it| it.keep(busy)))
 }
 
-/// Each step may end it.
-async fn steps<B: Backend>(
+/// A request that may go to a worker.
+struct Prepared {
+    route: Arc<Route>,
+    parcel: Parcel,
+    counters: Arc<OfEndpoint>,
+}
+
+/// All that comes before the wait for a slot; each step may end it. It is not async: what is only needed here would be kept for
+/// as long as the request waits.
+fn prepare<B: Backend>(
     gateway: &Gateway<B>,
     connection: &Connection,
     mut request: Request<Incoming>,
     arrived: Instant,
     case: &mut Case,
-) -> Result<Response<Answer>, Refusal> {
+) -> Result<Prepared, Refusal> {
     // HTTP/1.0 may name no host; the worker gets one in any case.
     let host = check(connection, &request)?.or_else(|| HeaderValue::from_str(&gateway.domain).ok());
     let (endpoint, prefix) = find_endpoint(gateway, host.as_ref(), request.uri().path())?;
@@ -84,7 +98,7 @@ async fn steps<B: Backend>(
         return Err(reason.into());
     }
     let parcel = pack(request, host, prefix, connection, &gateway.ids)?;
-    Ok(forward(gateway, connection, &route, parcel, arrived, &counters).await?)
+    Ok(Prepared { route, parcel, counters })
 }
 
 /// The host that the request names, in one way only. For HTTP/1, `head.rs` has checked the rest.
