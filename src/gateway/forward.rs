@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, timeout_at};
 
+use crate::gateway::access::Note;
 use crate::gateway::admit::Slot;
 use crate::gateway::answer::Answer;
 use crate::gateway::edge::Connection;
@@ -101,6 +102,7 @@ pub async fn forward<B: Backend>(
     parcel: Parcel,
     arrived: Instant,
     counters: &OfEndpoint,
+    mut note: Option<&mut Note>,
 ) -> Result<Response<Answer>, Reason> {
     let Parcel { mut request, protocol, switch } = parcel;
     for _ in 0..gateway.limits.attempts {
@@ -116,6 +118,9 @@ pub async fn forward<B: Backend>(
         };
         let now = Instant::now();
         counters.waited(now.saturating_duration_since(arrived));
+        if let Some(note) = &mut note {
+            note.sent(slot.worker.address, request.headers(), now);
+        }
         let clocks = Clocks::new(route, arrived, now, gateway.limits.body_timeout);
         // In a box, so that a request that waits for its slot does not carry the size of what comes then.
         match Box::pin(send(&gateway.pool, slot, protocol, request, clocks)).await {

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::domain::routes::{NoTarget, target};
+use crate::gateway::access::Note;
 use crate::gateway::answer::{Answer, Busy};
 use crate::gateway::edge::{Connection, REFUSED};
 use crate::gateway::forward::{Parcel, forward, pack};
@@ -32,6 +33,8 @@ impl From<Reason> for Refusal {
 struct Case {
     style: Style,
     endpoint: Option<Arc<OfEndpoint>>,
+    /// For the access log, if there is one.
+    note: Option<Box<Note>>,
 }
 
 /// From a request to its answer. Whatever happens, there is one.
@@ -43,29 +46,37 @@ pub async fn live<B: Backend>(
     let arrived = Instant::now();
     let busy = Busy::new(connection.clone());
     let undecided = wants_upgrade(request.headers(), request.version());
-    let mut case = Case { style: Style::of(request.headers(), request.uri().path()), endpoint: None };
+    let style = Style::of(request.headers(), request.uri().path());
+    let note = gateway.access.as_ref().map(|it| it.begin(&connection, &request, arrived));
+    let mut case = Case { style, endpoint: None, note };
     let answered = match prepare(&gateway, &connection, request, arrived, &mut case) {
         Ok(Prepared { route, parcel, counters }) => {
-            forward(&gateway, &connection, &route, parcel, arrived, &counters).await.map_err(Refusal::from)
+            let note = case.note.as_deref_mut();
+            forward(&gateway, &connection, &route, parcel, arrived, &counters, note)
+                .await
+                .map_err(Refusal::from)
         }
         Err(refusal) => Err(refusal),
     };
-    let response = match answered {
+    let (response, refused) = match answered {
         Ok(response) => {
             if let Some(endpoint) = &case.endpoint {
                 endpoint.answered(response.status(), arrived.elapsed());
             }
-            response
+            (response, None)
         }
         Err(Refusal(reason, retry_after_seconds)) => {
             case.endpoint.as_deref().unwrap_or(gateway.metrics.of_none()).refused(reason);
-            answer(reason, case.style, retry_after_seconds).map(Answer::words)
+            (answer(reason, case.style, retry_after_seconds).map(Answer::words), Some(reason.row().code))
         }
     };
+    if let Some(note) = &mut case.note {
+        note.answered(response.status(), refused);
+    }
     if undecided {
         connection.decide(response.status() == StatusCode::SWITCHING_PROTOCOLS);
     }
-    Ok(response.map(|it| it.keep(busy)))
+    Ok(response.map(|it| it.keep(busy, case.note)))
 }
 
 /// A request that may go to a worker.
@@ -88,6 +99,9 @@ fn prepare<B: Backend>(
     let host = check(connection, &request)?.or_else(|| HeaderValue::from_str(&gateway.domain).ok());
     let (endpoint, prefix) = find_endpoint(gateway, host.as_ref(), request.uri().path())?;
     case.style = Style::of(request.headers(), request.uri().path().get(prefix..).unwrap_or_default());
+    if let Some(note) = &mut case.note {
+        note.endpoint(&endpoint);
+    }
     let not_found = if gateway.backend.knows_routes() { Reason::Unknown } else { Reason::NoRoutes };
     let route = gateway.backend.find(&endpoint).ok_or(not_found)?;
     let counters = gateway.metrics.of(&endpoint);

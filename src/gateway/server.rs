@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::gateway::access::AccessLog;
 use crate::gateway::admit::Slot;
 use crate::gateway::certificate::Certificate;
 use crate::gateway::edge::{Connection, Edge};
@@ -67,6 +68,8 @@ pub struct Gateway<B> {
     pub rates: Rates,
     /// What is counted.
     pub metrics: Metrics,
+    /// Where each request is written down, if anywhere.
+    pub access: Option<AccessLog>,
     /// Names for requests.
     pub ids: RequestIds,
     /// Connections and tunnels.
@@ -90,6 +93,7 @@ impl<B: Backend> Gateway<B> {
         backend: B,
         domain: String,
         limits: Limits,
+        access: Option<AccessLog>,
         registry: &Registry,
     ) -> Result<Arc<Gateway<B>>, prometheus::Error> {
         let limits = Arc::new(limits);
@@ -100,6 +104,7 @@ impl<B: Backend> Gateway<B> {
             limits,
             rates: Rates::default(),
             metrics: Metrics::new(registry)?,
+            access,
             ids: RequestIds::new(),
             tasks: TaskTracker::new(),
             cut: CancellationToken::new(),

@@ -177,9 +177,12 @@ fn sha256(key: &str, folder: &Path) -> String {
 
 #[test]
 fn who_has_a_key_may_call_as_often_as_it_says_and_as_long_as_it_is_there() {
-    let Some(scene) = Scene::new("gw-keys", 1) else { return };
     let folder = scratch("gw-keys");
     std::fs::create_dir_all(&folder).expect("a folder can be made");
+    let access = folder.join("access.log");
+    std::fs::remove_file(&access).ok();
+    let arguments = ["--access-log".to_owned(), access.display().to_string()];
+    let Some(scene) = Scene::with("gw-keys", 1, &arguments) else { return };
     let hash = format!("sha256:{}", sha256("key-of-ci", &folder));
     let limited = format!("{hash} requestsPerSecond=1");
     put_keys(&scene, &[("alice", "key-of-alice"), ("steady", "key-of-steady"), ("ci", &limited)]);
@@ -254,4 +257,18 @@ fn who_has_a_key_may_call_as_often_as_it_says_and_as_long_as_it_is_there() {
     let tally = load.stop(run);
     assert_eq!(kinds(&tally), ["200", "401 bad-key"], "{tally:?}");
     scene.until_open(&workers, 0);
+
+    // All of it is written down, and no key.
+    let written = until("the last request to be written down", || {
+        let written = std::fs::read_to_string(&access).map_err(|it| it.to_string())?;
+        let loaded = written.matches(r#""path":"/slow""#).count();
+        if loaded == tally.values().sum::<usize>() { Ok(written) } else { Err(loaded.to_string()) }
+    });
+    for details in ["via_upstream", "bad-key", "key-rate"] {
+        assert!(
+            written.contains(&format!(r#""response_code_details":"{details}""#)),
+            "{details} in {written}"
+        );
+    }
+    assert!(!written.contains("key-of-") && !written.contains("seconds="), "{written}");
 }

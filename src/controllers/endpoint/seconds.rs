@@ -217,7 +217,7 @@ mod tests {
         seconds.see(&llm(), &pods(&[("u-1", ready.clone()), ("u-2", json!({}))]));
         wait(2).await;
         // Nobody has said yet that it has nothing to do.
-        assert_eq!(found(&registry), ["a llm ready 2", "a llm starting 4"]);
+        assert_eq!(found(&registry), ["llm a ready 2", "llm a starting 4"]);
         seconds.heard(&llm(), |it| (it == "u-1").then_some(0));
         wait(4).await;
         seconds.heard(&llm(), |it| (it == "u-1").then_some(0));
@@ -231,7 +231,7 @@ mod tests {
         wait(64).await;
         assert_eq!(
             found(&registry),
-            ["a llm closing 32", "a llm idle 12", "a llm ready 18", "a llm starting 32"]
+            ["llm a closing 32", "llm a idle 12", "llm a ready 18", "llm a starting 32"]
         );
         seconds.forget(&llm());
         assert_eq!(found(&registry), Vec::<String>::new());
