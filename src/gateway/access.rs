@@ -231,27 +231,27 @@ fn trace_id(header: &HeaderValue) -> Option<String> {
 
 /// Writes until nobody can send any more. What has been written is flushed whenever nothing more waits.
 fn write_all(mut out: BufWriter<impl Write>, lines: &Receiver<Message>, lost: &IntCounter) {
-    let mut well = true;
+    let (mut well, mut bytes) = (true, Vec::new());
     loop {
         let message = match lines.try_recv() {
             Ok(message) => message,
             Err(TryRecvError::Disconnected) => return,
             Err(TryRecvError::Empty) => {
-                well = told(out.flush(), well);
+                well = told(&out.flush(), well);
                 let Ok(message) = lines.recv() else { return };
                 message
             }
         };
         match message {
             Message::Line(line) => {
-                let written = write(&mut out, &line);
+                let written = write(&mut out, &mut bytes, &line);
                 if written.is_err() {
                     lost.inc();
                 }
-                well = told(written, well);
+                well = told(&written, well);
             }
             Message::Flush(done) => {
-                well = told(out.flush(), well);
+                well = told(&out.flush(), well);
                 // Who has stopped waiting need not know.
                 let _ = done.send(());
             }
@@ -259,14 +259,17 @@ fn write_all(mut out: BufWriter<impl Write>, lines: &Receiver<Message>, lost: &I
     }
 }
 
-fn write(out: &mut impl Write, line: &Line) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, line)?;
-    out.write_all(b"\n")
+/// Writes a line in one piece: on a disk that is full there are no halves of lines. `bytes` is only there to be used again.
+fn write(out: &mut impl Write, bytes: &mut Vec<u8>, line: &Line) -> io::Result<()> {
+    bytes.clear();
+    serde_json::to_writer(&mut *bytes, line)?;
+    bytes.push(b'\n');
+    out.write_all(bytes)
 }
 
 /// Says once that it can't be written, until it can again.
-fn told(written: io::Result<()>, was_well: bool) -> bool {
-    if let (Err(error), true) = (&written, was_well) {
+fn told(written: &io::Result<()>, was_well: bool) -> bool {
+    if let (Err(error), true) = (written, was_well) {
         tracing::warn!(%error, "the access log is not written");
     }
     written.is_ok()
