@@ -167,6 +167,9 @@ pub struct GatewayOptions {
     /// Where /healthz, /readyz and /metrics are served.
     #[arg(long, env = "TENURE_PROBES_LISTEN", default_value = "127.0.0.1:8002")]
     pub probes_listen: SocketAddr,
+    /// Where each request is written down as a line of JSON: a file that is added to, or `-` for standard output. Absent: nowhere.
+    #[arg(long, env = "TENURE_ACCESS_LOG", value_name = "FILE")]
+    pub access_log: Option<PathBuf>,
     /// When told to stop: seconds in which it takes requests as before, so that load balancers can look elsewhere.
     #[arg(long, env = "TENURE_LEAVE_SECONDS", default_value_t = 5)]
     pub leave_seconds: u64,

@@ -1,6 +1,9 @@
 //! `tenure gateway`: serves requests, with or without a leader.
 
+use std::fs::File;
+use std::io::Write;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::GatewayOptions;
 use super::{health, operator, telemetry};
+use crate::gateway::access::{self, AccessLog};
 use crate::gateway::certificate::{self, Certificate};
 use crate::gateway::gauges::Gauges;
 use crate::gateway::leader::Listener as Link;
@@ -20,6 +24,9 @@ use crate::gateway::server::{Gateway, Listener};
 use crate::gateway::table::Endpoints;
 use crate::gateway::{disk, peers};
 use crate::link::tls::{self, Identity};
+
+/// At the end, for the access log to be written.
+const ACCESS_LOG_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why the gateway ended.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +43,15 @@ pub enum Error {
     /// The certificate for the leader and other gateways.
     #[error("load the certificate of the link: {0}")]
     Identity(#[from] tls::Error),
+    /// The access log.
+    #[error("open the access log {}: {cause}", file.display())]
+    AccessLog {
+        /// Where it should be.
+        file: PathBuf,
+        /// What the system says.
+        #[source]
+        cause: std::io::Error,
+    },
     /// Metrics collide.
     #[error("register metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -74,7 +90,8 @@ async fn serve(options: GatewayOptions) -> Result<(), Error> {
     let registry = Registry::new();
     registry.register(Box::new(Gauges::new(endpoints.clone())?))?;
     let limits = options.limits.limits(options.drain_seconds);
-    let gateway = Gateway::new(endpoints.clone(), options.domain, limits, &registry)?;
+    let access = options.access_log.as_deref().map(|it| access_log(it, &registry)).transpose()?;
+    let gateway = Gateway::new(endpoints.clone(), options.domain, limits, access.clone(), &registry)?;
     let (leaving, stop) = (CancellationToken::new(), CancellationToken::new());
 
     let mut listeners = vec![Listener::Plain(bind(options.listen).await?)];
@@ -104,7 +121,21 @@ async fn serve(options: GatewayOptions) -> Result<(), Error> {
     if let Err(error) = serving.await {
         tracing::error!(%error, "serving ended");
     }
+    if let Some(access) = access {
+        // Blocking is no harm any more.
+        access.flush(ACCESS_LOG_WITHIN);
+    }
     Ok(())
+}
+
+fn access_log(file: &Path, registry: &Registry) -> Result<AccessLog, Error> {
+    let out: Box<dyn Write + Send> = if file == Path::new("-") {
+        Box::new(std::io::stdout())
+    } else {
+        let opened = File::options().create(true).append(true).open(file);
+        Box::new(opened.map_err(|cause| Error::AccessLog { file: file.to_owned(), cause })?)
+    };
+    Ok(AccessLog::start(out, access::MOST_WAITING, super::clock::now, registry)?)
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {

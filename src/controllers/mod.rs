@@ -90,6 +90,8 @@ pub struct Context {
     worker_counts: Mutex<HashMap<ContractRef, WorkerCounts>>,
     /// How long workers take to start.
     starts: endpoint::Starts,
+    /// How long workers are in which state.
+    seconds: endpoint::WorkerSeconds,
     /// Workers that the watch has yet to show.
     awaited: endpoint::Awaited,
 }
@@ -238,6 +240,7 @@ impl Context {
             workers,
             worker_counts: Mutex::default(),
             starts: endpoint::Starts::new(registry)?,
+            seconds: endpoint::WorkerSeconds::new(registry)?,
             awaited: endpoint::Awaited::default(),
         })
     }

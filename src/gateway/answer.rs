@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
+use crate::gateway::access::Note;
 use crate::gateway::edge::Connection;
 use crate::gateway::exchange::Exchange;
 
@@ -16,6 +17,8 @@ pub struct Answer {
     content: Content,
     /// The request counts as busy until its answer is gone.
     busy: Option<Busy>,
+    /// For the access log, if there is one.
+    note: Option<Box<Note>>,
 }
 
 enum Content {
@@ -44,12 +47,12 @@ impl Drop for Busy {
 impl Answer {
     /// The worker's.
     pub fn worker(exchange: Box<Exchange>) -> Answer {
-        Answer { content: Content::Worker(exchange), busy: None }
+        Answer { content: Content::Worker(exchange), busy: None, note: None }
     }
 
     /// Ours.
     pub fn words(words: Bytes) -> Answer {
-        Answer { content: Content::Words(words), busy: None }
+        Answer { content: Content::Words(words), busy: None, note: None }
     }
 
     /// Nothing.
@@ -57,10 +60,22 @@ impl Answer {
         Answer::words(Bytes::new())
     }
 
-    /// Its request is busy until it is gone.
-    pub fn keep(mut self, busy: Busy) -> Answer {
+    /// Its request is busy until it is gone, and then written down.
+    pub fn keep(mut self, busy: Busy, note: Option<Box<Note>>) -> Answer {
         self.busy = Some(busy);
+        self.note = note;
+        // hyper asks for no frame of a body that is empty.
+        self.note_end();
         self
+    }
+
+    fn note_end(&mut self) {
+        if self.note.is_some()
+            && self.is_end_stream()
+            && let Some(note) = &mut self.note
+        {
+            note.complete();
+        }
     }
 }
 
@@ -72,11 +87,20 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.content {
+        let polled = match &mut self.content {
             Content::Words(words) if words.is_empty() => Poll::Ready(None),
             Content::Words(words) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(words))))),
             Content::Worker(exchange) => Pin::new(&mut **exchange).poll_frame(context),
+        };
+        if let (Some(note), Poll::Ready(frame)) = (&mut self.note, &polled) {
+            match frame {
+                Some(Ok(frame)) => note.passed(frame.data_ref().map_or(0, Bytes::len)),
+                Some(Err(_)) => (),
+                None => note.complete(),
+            }
+            self.note_end();
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -105,7 +105,7 @@ impl Exchange {
         pool: Arc<Pool>,
         line: Box<Line>,
         slot: Slot,
-        request: Request<Upload>,
+        request: Box<Request<Upload>>,
         clocks: Clocks,
     ) -> Sent {
         let mut exchange = Box::new(Exchange {
@@ -122,11 +122,11 @@ impl Exchange {
         let Some(line) = &mut exchange.line else { return Sent::Failed(Reason::WorkerBroke) };
         let sent = match &mut line.voice {
             Voice::Http1 { sender, .. } => {
-                let answer = sender.try_send_request(request);
+                let answer = sender.try_send_request(*request);
                 exchange.wait(answer).await
             }
             Voice::Http2 { sender, .. } => {
-                let answer = sender.try_send_request(request);
+                let answer = sender.try_send_request(*request);
                 exchange.wait(answer).await
             }
         };

@@ -9,11 +9,12 @@ use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{Request, Response, StatusCode, Uri, Version, response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, timeout_at};
 
+use crate::gateway::access::Note;
 use crate::gateway::admit::Slot;
 use crate::gateway::answer::Answer;
 use crate::gateway::edge::Connection;
@@ -29,7 +30,8 @@ use crate::link::message::Route;
 
 /// A request as a worker gets it.
 pub struct Parcel {
-    request: Request<Upload>,
+    /// In a box: it goes through many hands.
+    request: Box<Request<Upload>>,
     protocol: Protocol,
     /// The client's end of the tunnel, if the request asks for one.
     switch: Option<OnUpgrade>,
@@ -60,7 +62,8 @@ pub fn pack(
         parts.headers.insert(UPGRADE, protocol);
     }
     address(&mut parts, path, protocol)?;
-    Ok(Parcel { request: Request::from_parts(parts, Upload::new(body, on_demand)), protocol, switch })
+    let request = Box::new(Request::from_parts(parts, Upload::new(body, on_demand)));
+    Ok(Parcel { request, protocol, switch })
 }
 
 /// What of the path names the endpoint, and what goes to the worker.
@@ -99,14 +102,15 @@ pub async fn forward<B: Backend>(
     parcel: Parcel,
     arrived: Instant,
     counters: &OfEndpoint,
+    mut note: Option<&mut Note>,
 ) -> Result<Response<Answer>, Reason> {
     let Parcel { mut request, protocol, switch } = parcel;
     for _ in 0..gateway.limits.attempts {
         let admitted = match total_deadline(route, arrived) {
-            Some(total) => timeout_at(total, admit(gateway, route, request.body_mut()))
+            Some(total) => timeout_at(total, admit(gateway, route, &mut request))
                 .await
                 .unwrap_or(Err(Reason::TotalTimeout)),
-            None => admit(gateway, route, request.body_mut()).await,
+            None => admit(gateway, route, &mut request).await,
         };
         let slot = match admitted {
             Err(Reason::BadRequest) => return Err(connection.violation().unwrap_or(Reason::BadRequest)),
@@ -114,14 +118,19 @@ pub async fn forward<B: Backend>(
         };
         let now = Instant::now();
         counters.waited(now.saturating_duration_since(arrived));
+        if let Some(note) = &mut note {
+            note.sent(slot.worker.address, request.headers(), now);
+        }
         let clocks = Clocks::new(route, arrived, now, gateway.limits.body_timeout);
-        match send(&gateway.pool, slot, protocol, request, clocks).await {
-            Sent::Answered(response) => {
-                return pass_on(response, switch, gateway, clocks).await;
+        // In a box, so that a request that waits for its slot does not carry the size of what comes then.
+        match Box::pin(send(&gateway.pool, slot, protocol, request, clocks)).await {
+            Sent::Answered(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                return Box::pin(switch_over(response, switch, gateway, clocks)).await;
             }
+            Sent::Answered(response) => return Ok(pass_on(response)),
             Sent::Untouched(slot, unsent) => {
                 slot.unreachable();
-                request = *unsent;
+                request = unsent;
             }
             Sent::Failed(Reason::BadRequest) => {
                 return Err(connection.violation().unwrap_or(Reason::BadRequest));
@@ -136,11 +145,17 @@ pub async fn forward<B: Backend>(
 async fn admit<B: Backend>(
     gateway: &Gateway<B>,
     route: &Arc<Route>,
-    upload: &mut Upload,
+    request: &mut Request<Upload>,
 ) -> Result<Slot, Reason> {
     let mut admitted = pin!(gateway.backend.admit(route));
+    let mut waits = false;
     poll_fn(|context| match admitted.as_mut().poll(context) {
-        Poll::Pending => upload.poll_ahead(context).map(|_| Err(Reason::BadRequest)),
+        Poll::Pending => {
+            if !std::mem::replace(&mut waits, true) {
+                headers::move_out(request);
+            }
+            request.body_mut().poll_ahead(context).map(|_| Err(Reason::BadRequest))
+        }
         Poll::Ready(admitted) => Poll::Ready(admitted),
     })
     .await
@@ -151,7 +166,7 @@ async fn send(
     pool: &Arc<Pool>,
     mut slot: Slot,
     protocol: Protocol,
-    mut request: Request<Upload>,
+    mut request: Box<Request<Upload>>,
     clocks: Clocks,
 ) -> Sent {
     loop {
@@ -159,24 +174,39 @@ async fn send(
         let is_new = waiting.is_none();
         let line = match waiting {
             Some(line) => line,
-            None => match pool.connect(&slot.worker, protocol).await {
+            None => match Box::pin(pool.connect(&slot.worker, protocol)).await {
                 Ok(line) => line,
                 Err(error) => {
                     tracing::debug!(worker = %slot.worker.id, %error, "connect to a worker");
-                    return Sent::Untouched(slot, Box::new(request));
+                    return Sent::Untouched(slot, request);
                 }
             },
         };
         match Exchange::run(pool.clone(), line, slot, request, clocks).await {
             // It was closed while it waited; the worker may still be well.
-            Sent::Untouched(same, unsent) if !is_new => (slot, request) = (same, *unsent),
+            Sent::Untouched(same, unsent) if !is_new => (slot, request) = (same, unsent),
             sent => return sent,
         }
     }
 }
 
 /// Makes a worker's answer into what the client gets.
-async fn pass_on<B: Backend>(
+fn pass_on(response: Response<Box<Exchange>>) -> Response<Answer> {
+    let (mut parts, exchange) = response.into_parts();
+    own(&mut parts);
+    Response::from_parts(parts, Answer::worker(exchange))
+}
+
+/// Takes out of an answer's head what is not the worker's to say.
+fn own(parts: &mut response::Parts) {
+    headers::strip_hop_by_hop(&mut parts.headers);
+    parts.headers.remove(REASON_HEADER);
+    parts.extensions.clear();
+    parts.version = Version::HTTP_11;
+}
+
+/// The worker speaks another protocol from here on: bytes are copied both ways.
+async fn switch_over<B: Backend>(
     response: Response<Box<Exchange>>,
     switch: Option<OnUpgrade>,
     gateway: &Gateway<B>,
@@ -184,13 +214,7 @@ async fn pass_on<B: Backend>(
 ) -> Result<Response<Answer>, Reason> {
     let (mut parts, exchange) = response.into_parts();
     let protocol = parts.headers.get(UPGRADE).cloned();
-    headers::strip_hop_by_hop(&mut parts.headers);
-    parts.headers.remove(REASON_HEADER);
-    parts.extensions.clear();
-    parts.version = Version::HTTP_11;
-    if parts.status != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Response::from_parts(parts, Answer::worker(exchange)));
-    }
+    own(&mut parts);
     let (Some(client), Some(protocol)) = (switch, protocol) else { return Err(Reason::WorkerBroke) };
     let (stream, read, slot) = exchange.into_tunnel().await.ok_or(Reason::WorkerBroke)?;
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));

@@ -5,10 +5,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use http::header::{
     CONNECTION, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
+use http::uri::PathAndQuery;
+use http::{Request, Uri};
 
 use crate::gateway::edge::Connection;
 
@@ -130,6 +133,34 @@ pub fn to_worker(
     headers.entry(REQUEST_ID).or_insert_with(|| ids.next());
 }
 
+/// A request that has to wait takes its head with it: as it came, its values are parts of the buffer that the head was read into,
+/// and keep all of that.
+pub fn move_out<B>(request: &mut Request<B>) {
+    let path = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
+    let length = path.len() + request.headers().values().map(HeaderValue::len).sum::<usize>();
+    let mut all = Vec::with_capacity(length);
+    all.extend_from_slice(path.as_bytes());
+    for value in request.headers().values() {
+        all.extend_from_slice(value.as_bytes());
+    }
+    let mut all = Bytes::from(all);
+    let path = all.split_to(path.len());
+    // What was good is good again; if it were not, it would stay where it is.
+    let mut parts = request.uri().clone().into_parts();
+    if let Ok(path) = PathAndQuery::from_maybe_shared(path) {
+        parts.path_and_query = Some(path);
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+    for value in request.headers_mut().values_mut() {
+        if let Ok(mut moved) = HeaderValue::from_maybe_shared(all.split_to(value.len())) {
+            moved.set_sensitive(value.is_sensitive());
+            *value = moved;
+        }
+    }
+}
+
 /// HTTP/2 may have cut the cookies into pieces; HTTP/1 has one header (RFC 9113, 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let pieces: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
@@ -189,6 +220,47 @@ mod tests {
         check(&["te: trailers", "trailer: x"], &["te: trailers", "trailer: x"]);
         check(&["te: gzip"], &[]);
         check(&["cookie: a=1", "cookie: b=2"], &["cookie: a=1; b=2"]);
+    }
+
+    #[test]
+    fn what_waits_lets_go_of_what_it_was_read_into() {
+        /// A buffer that says when nobody has a part of it any more.
+        struct Buffer(&'static [u8], std::sync::mpsc::Sender<()>);
+        impl AsRef<[u8]> for Buffer {
+            fn as_ref(&self) -> &[u8] {
+                self.0
+            }
+        }
+        impl Drop for Buffer {
+            fn drop(&mut self) {
+                self.1.send(()).ok();
+            }
+        }
+        for (uri, version) in [("/a?b=c", http::Version::HTTP_11), ("http://h/a?b=c", http::Version::HTTP_2)]
+        {
+            let (sender, gone) = std::sync::mpsc::channel();
+            let head = Bytes::from_owner(Buffer(b"/a?b=c one two  h", sender));
+            let value = |from, to| HeaderValue::from_maybe_shared(head.slice(from..to)).unwrap();
+            let mut request = Request::get(uri).version(version).body(()).unwrap();
+            let mut parts = request.uri().clone().into_parts();
+            parts.path_and_query = Some(PathAndQuery::from_maybe_shared(head.slice(0..6)).unwrap());
+            *request.uri_mut() = Uri::from_parts(parts).unwrap();
+            let mut secret = value(11, 14);
+            secret.set_sensitive(true);
+            for (name, value) in
+                [("x-a", value(7, 10)), ("x-a", secret), ("x-empty", value(14, 14)), ("host", value(16, 17))]
+            {
+                request.headers_mut().append(name, value);
+            }
+            let before = (request.uri().clone(), request.headers().clone());
+            move_out(&mut request);
+            assert_eq!((request.uri(), request.headers()), (&before.0, &before.1));
+            let secrets: Vec<bool> =
+                request.headers().get_all("x-a").iter().map(HeaderValue::is_sensitive).collect();
+            assert_eq!(secrets, [false, true]);
+            drop((before, head));
+            assert_eq!(gone.try_recv(), Ok(()), "{uri}");
+        }
     }
 
     #[test]

@@ -9,15 +9,16 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::domain::routes::{NoTarget, target};
+use crate::gateway::access::Note;
 use crate::gateway::answer::{Answer, Busy};
 use crate::gateway::edge::{Connection, REFUSED};
-use crate::gateway::forward::{forward, pack};
+use crate::gateway::forward::{Parcel, forward, pack};
 use crate::gateway::head::is_host;
 use crate::gateway::headers::wants_upgrade;
 use crate::gateway::metrics::OfEndpoint;
 use crate::gateway::refuse::{Reason, Style, answer};
 use crate::gateway::server::{Backend, Gateway};
-use crate::link::message::EndpointKey;
+use crate::link::message::{EndpointKey, Route};
 
 /// Why a request is refused, and when to come back if it is known better than the table knows it.
 struct Refusal(Reason, Option<u32>);
@@ -32,6 +33,8 @@ impl From<Reason> for Refusal {
 struct Case {
     style: Style,
     endpoint: Option<Arc<OfEndpoint>>,
+    /// For the access log, if there is one.
+    note: Option<Box<Note>>,
 }
 
 /// From a request to its answer. Whatever happens, there is one.
@@ -43,37 +46,62 @@ pub async fn live<B: Backend>(
     let arrived = Instant::now();
     let busy = Busy::new(connection.clone());
     let undecided = wants_upgrade(request.headers(), request.version());
-    let mut case = Case { style: Style::of(request.headers(), request.uri().path()), endpoint: None };
-    let response = match steps(&gateway, &connection, request, arrived, &mut case).await {
+    let style = Style::of(request.headers(), request.uri().path());
+    let note = gateway.access.as_ref().map(|it| it.begin(&connection, &request, arrived));
+    let mut case = Case { style, endpoint: None, note };
+    let answered = match prepare(&gateway, &connection, request, arrived, &mut case) {
+        Ok(Prepared { route, parcel, counters }) => {
+            let note = case.note.as_deref_mut();
+            forward(&gateway, &connection, &route, parcel, arrived, &counters, note)
+                .await
+                .map_err(Refusal::from)
+        }
+        Err(refusal) => Err(refusal),
+    };
+    let (response, refused) = match answered {
         Ok(response) => {
             if let Some(endpoint) = &case.endpoint {
                 endpoint.answered(response.status(), arrived.elapsed());
             }
-            response
+            (response, None)
         }
         Err(Refusal(reason, retry_after_seconds)) => {
             case.endpoint.as_deref().unwrap_or(gateway.metrics.of_none()).refused(reason);
-            answer(reason, case.style, retry_after_seconds).map(Answer::words)
+            (answer(reason, case.style, retry_after_seconds).map(Answer::words), Some(reason.row().code))
         }
     };
+    if let Some(note) = &mut case.note {
+        note.answered(response.status(), refused);
+    }
     if undecided {
         connection.decide(response.status() == StatusCode::SWITCHING_PROTOCOLS);
     }
-    Ok(response.map(|it| it.keep(busy)))
+    Ok(response.map(|it| it.keep(busy, case.note)))
 }
 
-/// Each step may end it.
-async fn steps<B: Backend>(
+/// A request that may go to a worker.
+struct Prepared {
+    route: Arc<Route>,
+    parcel: Parcel,
+    counters: Arc<OfEndpoint>,
+}
+
+/// All that comes before the wait for a slot; each step may end it. It is not async: what is only needed here would be kept for
+/// as long as the request waits.
+fn prepare<B: Backend>(
     gateway: &Gateway<B>,
     connection: &Connection,
     mut request: Request<Incoming>,
     arrived: Instant,
     case: &mut Case,
-) -> Result<Response<Answer>, Refusal> {
+) -> Result<Prepared, Refusal> {
     // HTTP/1.0 may name no host; the worker gets one in any case.
     let host = check(connection, &request)?.or_else(|| HeaderValue::from_str(&gateway.domain).ok());
     let (endpoint, prefix) = find_endpoint(gateway, host.as_ref(), request.uri().path())?;
     case.style = Style::of(request.headers(), request.uri().path().get(prefix..).unwrap_or_default());
+    if let Some(note) = &mut case.note {
+        note.endpoint(&endpoint);
+    }
     let not_found = if gateway.backend.knows_routes() { Reason::Unknown } else { Reason::NoRoutes };
     let route = gateway.backend.find(&endpoint).ok_or(not_found)?;
     let counters = gateway.metrics.of(&endpoint);
@@ -84,7 +112,7 @@ async fn steps<B: Backend>(
         return Err(reason.into());
     }
     let parcel = pack(request, host, prefix, connection, &gateway.ids)?;
-    Ok(forward(gateway, connection, &route, parcel, arrived, &counters).await?)
+    Ok(Prepared { route, parcel, counters })
 }
 
 /// The host that the request names, in one way only. For HTTP/1, `head.rs` has checked the rest.

@@ -6,12 +6,13 @@
 //!
 //! From the client's socket to the worker's: `server` accepts, `edge` with `head` lets only well-formed requests through to
 //! hyper, `life` decides, `forward` sends on a connection of `pool`, `exchange` streams until the worker is done, `linger`
-//! waits for workers whose client has left.
+//! waits for workers whose client has left. `access` writes down each request, if somebody wants that.
 //!
 //! Where slots come from: `table` holds the endpoints as `leader` tells them (`disk` keeps them), `endpoint` is one of them with
 //! its owner's slots, `peers` are the lines to other gateways (`lines` says which are up), `probe` asks workers whether they are
 //! ready, and `patience` waits.
 
+pub mod access;
 pub mod admit;
 mod alarm;
 mod answer;

@@ -4,9 +4,9 @@
 //! would keep a slot for good. So the task around it watches: an HTTP/1 connection's, or an HTTP/2 stream's.
 
 use std::cell::Cell;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::task::Poll;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use hyper::rt::Executor;
 use tokio::time::Instant;
@@ -23,20 +23,36 @@ pub fn set(deadline: Option<Instant>) {
     let _ = DEADLINE.try_with(|it| it.set(deadline));
 }
 
-/// Runs a future that writes answers; `None` if it was cut.
-pub async fn watched<F: Future>(future: F) -> Option<F::Output> {
-    let run = async {
-        let mut future = pin!(future);
-        let mut alarm = Alarm::new();
-        poll_fn(|context| {
-            if let Poll::Ready(output) = future.as_mut().poll(context) {
-                return Poll::Ready(Some(output));
-            }
-            alarm.poll(context, DEADLINE.with(Cell::get)).map(|()| None)
-        })
-        .await
-    };
-    DEADLINE.scope(Cell::new(None), run).await
+/// A future that writes answers; `None` if it was cut. It is in a box of its own: an async block around it would hold it two
+/// or three times over.
+pub struct Watched<F> {
+    future: Pin<Box<F>>,
+    deadline: Option<Instant>,
+    alarm: Alarm,
+}
+
+impl<F: Future> Watched<F> {
+    /// Watches it.
+    pub fn new(future: F) -> Watched<F> {
+        Watched { future: Box::pin(future), deadline: None, alarm: Alarm::new() }
+    }
+}
+
+impl<F: Future> Future for Watched<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<F::Output>> {
+        let Watched { future, deadline, alarm } = &mut *self;
+        let polled = DEADLINE.sync_scope(Cell::new(*deadline), || {
+            let polled = future.as_mut().poll(context);
+            *deadline = DEADLINE.with(Cell::get);
+            polled
+        });
+        match polled {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => alarm.poll(context, *deadline).map(|()| None),
+        }
+    }
 }
 
 /// Watches each stream of an HTTP/2 connection.
@@ -49,8 +65,6 @@ where
     F::Output: Send,
 {
     fn execute(&self, future: F) {
-        tokio::spawn(async move {
-            let _ = watched(future).await;
-        });
+        tokio::spawn(Watched::new(future));
     }
 }

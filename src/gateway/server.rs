@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::gateway::access::AccessLog;
 use crate::gateway::admit::Slot;
 use crate::gateway::certificate::Certificate;
 use crate::gateway::edge::{Connection, Edge};
@@ -28,7 +29,7 @@ use crate::gateway::keys::Rates;
 use crate::gateway::life::live;
 use crate::gateway::limits::Limits;
 use crate::gateway::metrics::Metrics;
-use crate::gateway::overdue::{WatchedStreams, watched};
+use crate::gateway::overdue::{Watched, WatchedStreams};
 use crate::gateway::pool::Pool;
 use crate::gateway::refuse::Reason;
 use crate::link::message::{EndpointKey, Route};
@@ -67,6 +68,8 @@ pub struct Gateway<B> {
     pub rates: Rates,
     /// What is counted.
     pub metrics: Metrics,
+    /// Where each request is written down, if anywhere.
+    pub access: Option<AccessLog>,
     /// Names for requests.
     pub ids: RequestIds,
     /// Connections and tunnels.
@@ -90,6 +93,7 @@ impl<B: Backend> Gateway<B> {
         backend: B,
         domain: String,
         limits: Limits,
+        access: Option<AccessLog>,
         registry: &Registry,
     ) -> Result<Arc<Gateway<B>>, prometheus::Error> {
         let limits = Arc::new(limits);
@@ -100,6 +104,7 @@ impl<B: Backend> Gateway<B> {
             limits,
             rates: Rates::default(),
             metrics: Metrics::new(registry)?,
+            access,
             ids: RequestIds::new(),
             tasks: TaskTracker::new(),
             cut: CancellationToken::new(),
@@ -200,17 +205,18 @@ impl<B: Backend> Entering<B> {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let limits = &self.gateway.limits;
-        let first = self.stop.run_until_cancelled(timeout(limits.head_timeout, first_bytes(&mut stream)));
-        let Some(first) = first.await else { return Ok(()) };
+        // In boxes, here and below: a connection need not carry the size of what it has behind it, or of the other protocol, for as
+        // long as it waits.
+        let first = timeout(limits.head_timeout, first_bytes(&mut stream));
+        let Some(first) = Box::pin(self.stop.run_until_cancelled(first)).await else { return Ok(()) };
         let (read, is_http2) = first??;
         let connection = Arc::new(connection);
         if is_http2 {
             let edge = Edge::pass_through(stream, read, connection.clone(), limits.clone());
-            // Each in a box: a connection of one kind need not carry the size of the other for as long as it waits.
             Box::pin(self.speak_http2(TokioIo::new(edge), connection)).await
         } else {
             let edge = Edge::new(stream, read, connection.clone(), limits.clone());
-            Box::pin(watched(self.speak_http1(TokioIo::new(edge), connection))).await.unwrap_or(Ok(()))
+            Watched::new(self.speak_http1(TokioIo::new(edge), connection)).await.unwrap_or(Ok(()))
         }
     }
 
@@ -218,12 +224,10 @@ impl<B: Backend> Entering<B> {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let mut builder = http1::Builder::new();
-        // Heads are checked and timed before hyper sees them.
-        builder.max_buf_size(self.gateway.limits.buffer_bytes).max_headers(256).header_read_timeout(None);
         let gateway = self.gateway.clone();
         let service = service_fn(move |request| live(gateway.clone(), connection.clone(), request));
-        let mut serving = pin!(builder.serve_connection(io, service).with_upgrades());
+        let serving = http1_builder(&self.gateway.limits).serve_connection(io, service).with_upgrades();
+        let mut serving = pin!(serving);
         tokio::select! {
             biased;
             result = serving.as_mut() => return Ok(result?),
@@ -238,11 +242,10 @@ impl<B: Backend> Entering<B> {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let limits = &self.gateway.limits;
-        let builder = http2_builder(limits);
         let gateway = self.gateway.clone();
         let watched = connection.clone();
         let service = service_fn(move |request| live(gateway.clone(), connection.clone(), request));
-        let mut serving = pin!(builder.serve_connection(io, service));
+        let mut serving = pin!(http2_builder(limits).serve_connection(io, service));
         tokio::select! {
             biased;
             result = serving.as_mut() => return Ok(result?),
@@ -255,6 +258,13 @@ impl<B: Backend> Entering<B> {
 }
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
+
+fn http1_builder(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // Heads are checked and timed before hyper sees them.
+    builder.max_buf_size(limits.buffer_bytes).max_headers(256).header_read_timeout(None);
+    builder
+}
 
 fn http2_builder(limits: &Limits) -> http2::Builder<WatchedStreams> {
     let mut builder = http2::Builder::new(WatchedStreams);

@@ -1,4 +1,5 @@
-//! Who calls endpoints in the stories of the gateway: single requests, many at once, and streams that the story holds in its hand.
+//! Who calls endpoints in the stories of the gateway: single requests, many at once, and streams that the story holds in its
+//! hand. In the clear by HTTP/1.1 (gRPC by HTTP/2), by TLS what both sides agree on.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -9,17 +10,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::{Buf, Bytes};
 use futures::SinkExt;
 use futures::channel::mpsc;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, TE, UPGRADE};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, TE, UPGRADE};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 /// Calls one endpoint at one address. Each request has a connection of its own.
 #[derive(Clone)]
@@ -28,6 +32,23 @@ pub struct Caller {
     pub address: SocketAddr,
     /// The endpoint's host.
     pub host: String,
+    /// The key that each request has, if any.
+    pub key: Option<String>,
+    /// By TLS, whom it trusts and what it offers; absent: in the clear.
+    pub tls: Option<Arc<ClientConfig>>,
+}
+
+/// A connection, with TLS or without.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// What a client sees of a connection by TLS.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Handshake {
+    /// What both sides have agreed on by ALPN; empty: nothing.
+    pub protocol: String,
+    /// The server's certificate.
+    pub certificate: Vec<u8>,
 }
 
 /// A whole answer.
@@ -53,17 +74,60 @@ fn text(error: impl std::error::Error) -> String {
 }
 
 impl Caller {
+    /// Calls this host at this address, in the clear and without a key.
+    pub fn new(address: SocketAddr, host: String) -> Caller {
+        Caller { address, host, key: None, tls: None }
+    }
+
     /// The head of an answer to a GET; the body is still to be read.
     pub async fn open(&self, path: &str) -> Result<Response<Incoming>, String> {
         let request = Request::get(path).header(HOST, &self.host).header(CONNECTION, "close");
         self.send(request.body(Empty::<Bytes>::new()).expect("the request is well-formed")).await
     }
 
-    async fn send(&self, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, String> {
+    /// A connection, and what was agreed on if it is by TLS.
+    async fn connect(&self) -> Result<(Box<dyn Stream>, Handshake), String> {
         let stream = TcpStream::connect(self.address).await.map_err(|it| format!("connect: {it}"))?;
+        let Some(tls) = &self.tls else { return Ok((Box::new(stream), Handshake::default())) };
+        let name = ServerName::try_from(self.host.clone()).map_err(text)?;
+        let stream = TlsConnector::from(tls.clone()).connect(name, stream).await;
+        let stream = stream.map_err(|it| format!("TLS: {it}"))?;
+        let agreed = stream.get_ref().1;
+        let protocol = String::from_utf8_lossy(agreed.alpn_protocol().unwrap_or_default()).into_owned();
+        let certificate = agreed.peer_certificates().and_then(|it| it.first()).map(|it| it.to_vec());
+        let handshake = Handshake { protocol, certificate: certificate.unwrap_or_default() };
+        Ok((Box::new(stream), handshake))
+    }
+
+    /// What a client sees who connects now.
+    pub async fn handshake(&self) -> Result<Handshake, String> {
+        Ok(self.connect().await?.1)
+    }
+
+    async fn send(&self, mut request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, String> {
+        self.show_key(request.headers_mut());
+        let (stream, handshake) = self.connect().await?;
+        let no_answer = |it: hyper::Error| format!("no answer: {}", text(it));
+        if handshake.protocol == "h2" {
+            let uri = format!("https://{}{}", self.host, request.uri());
+            *request.uri_mut() = uri.parse().map_err(text)?;
+            request.headers_mut().remove(HOST);
+            request.headers_mut().remove(CONNECTION);
+            let (mut sender, connection) =
+                http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(text)?;
+            tokio::spawn(connection);
+            return sender.send_request(request).await.map_err(no_answer);
+        }
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
         tokio::spawn(connection.with_upgrades());
-        sender.send_request(request).await.map_err(|it| format!("no answer: {}", text(it)))
+        sender.send_request(request).await.map_err(no_answer)
+    }
+
+    fn show_key(&self, headers: &mut HeaderMap) {
+        if let Some(key) = &self.key {
+            let value = format!("Bearer {key}").parse().expect("a key is plain text");
+            headers.insert(AUTHORIZATION, value);
+        }
     }
 
     /// The whole answer to a GET.
@@ -94,16 +158,21 @@ impl Caller {
 
     /// A bidirectional gRPC call.
     pub async fn grpc(&self) -> Result<Grpc, String> {
-        let stream = TcpStream::connect(self.address).await.map_err(|it| format!("connect: {it}"))?;
+        let (stream, handshake) = self.connect().await?;
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        if self.tls.is_some() && handshake.protocol != "h2" {
+            return Err(format!("gRPC by {handshake:?}"));
+        }
         let (mut sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(text)?;
         tokio::spawn(connection);
         let (say, said) = mpsc::channel(1);
-        let request = Request::post(format!("http://{}/test.Echo/Stream", self.host))
+        let mut request = Request::post(format!("{scheme}://{}/test.Echo/Stream", self.host))
             .header(CONTENT_TYPE, "application/grpc")
             .header(TE, "trailers")
             .body(StreamBody::new(said))
             .expect("the request is well-formed");
+        self.show_key(request.headers_mut());
         let answer = sender.send_request(request).await.map_err(text)?;
         if answer.status() != StatusCode::OK || answer.headers().contains_key("grpc-status") {
             return Err(format!("refused: {answer:?}"));

@@ -49,11 +49,11 @@ spec: {region: "@", cardType: test, cards: 2, diskPerCardGB: 10, term: {months: 
 "#;
 
 /// Where an endpoint's workers run.
-const SHARED: &str = r#"{serverless: {cardType: test, region: "@"}}"#;
+pub const SHARED: &str = r#"{serverless: {cardType: test, region: "@"}}"#;
 const IN_POOL: &str = "{residentPool: {name: cards, instances: 2, diskGB: 10}}";
 
 /// An endpoint `llm`.
-fn endpoint(placement: &str, workers: &str, load_seconds: u32) -> String {
+pub fn endpoint(placement: &str, workers: &str, load_seconds: u32) -> String {
     format!(
         r#"
 apiVersion: tenure.dev/v1alpha1
@@ -88,16 +88,21 @@ fn start_operator(name: &str, gateways: u16) -> Operator {
 }
 
 /// What a story plays in. Fields are dropped in this order: the world is swept when nobody uses it any more.
-struct Scene {
-    runtime: Runtime,
-    gateways: Vec<Option<Gateway>>,
-    operator: Option<Operator>,
-    world: World,
+pub struct Scene {
+    pub runtime: Runtime,
+    pub gateways: Vec<Option<Gateway>>,
+    pub operator: Option<Operator>,
+    pub world: World,
 }
 
 impl Scene {
     /// So many gateways and an operator that knows them; `None` where there are no real nodes.
-    fn new(name: &'static str, gateways: u16) -> Option<Scene> {
+    pub fn new(name: &'static str, gateways: u16) -> Option<Scene> {
+        Scene::with(name, gateways, &[])
+    }
+
+    /// The same, with more on the gateways' command line.
+    pub fn with(name: &'static str, gateways: u16, arguments: &[String]) -> Option<Scene> {
         if !real_nodes::are_there() {
             return None;
         }
@@ -107,7 +112,8 @@ impl Scene {
         k("uncordon real-0 real-1").expect("the nodes take work");
         world.apply(CARDS);
         let number = gateways;
-        let gateways: Vec<Gateway> = (0..gateways).map(|it| Gateway::start_new(name, it)).collect();
+        let gateways: Vec<Gateway> =
+            (0..gateways).map(|it| Gateway::start_new(name, it, arguments)).collect();
         let operator = start_operator(name, number);
         for gateway in &gateways {
             gateway.ready();
@@ -126,23 +132,23 @@ impl Scene {
     }
 
     /// Calls the endpoint through a gateway.
-    fn caller(&self, gateway: usize) -> Caller {
+    pub fn caller(&self, gateway: usize) -> Caller {
         let gateway = self.gateways[gateway].as_ref().expect("the gateway runs");
-        Caller { address: gateway.address(), host: format!("llm.{}.{DOMAIN}", self.world.name) }
+        Caller::new(gateway.address(), format!("llm.{}.{DOMAIN}", self.world.name))
     }
 
-    fn get(&self, path: &str) -> Result<Answered, String> {
+    pub fn get(&self, path: &str) -> Result<Answered, String> {
         self.runtime.block_on(self.caller(0).get(path))
     }
 
     /// Asks a worker itself.
-    fn ask(&self, worker: &Worker, path: &str) -> Result<String, String> {
-        let caller = Caller { address: worker.address, host: "worker".to_owned() };
+    pub fn ask(&self, worker: &Worker, path: &str) -> Result<String, String> {
+        let caller = Caller::new(worker.address, "worker".to_owned());
         Ok(self.runtime.block_on(caller.get(path))?.body)
     }
 
     /// The number of a worker's line that stands behind this word: `open`, `most`.
-    fn count(&self, worker: &Worker, word: &str) -> usize {
+    pub fn count(&self, worker: &Worker, word: &str) -> usize {
         let line = self.ask(worker, "/most").unwrap_or_else(|it| panic!("worker {}: {it}", worker.name));
         let numbers = line.split_whitespace().filter_map(|it| it.split_once('='));
         let found = numbers.filter(|(name, _)| *name == word).find_map(|(_, it)| it.parse().ok());
@@ -150,7 +156,7 @@ impl Scene {
     }
 
     /// The workers that have an address and have not ended, by name.
-    fn workers(&self) -> Vec<Worker> {
+    pub fn workers(&self) -> Vec<Worker> {
         const COLUMNS: &str = "jsonpath={range .items[*]}{.metadata.name}|{.status.podIP}|{.status.phase}|\
             {.status.conditions[?(@.type=='Ready')].status}|{.metadata.annotations.tenure\\.dev/closing-since}\
             {.metadata.deletionTimestamp}|{.metadata.labels.tenure\\.dev/revision}|{.spec.nodeName}{'\\n'}{end}";
@@ -172,7 +178,7 @@ impl Scene {
     }
 
     /// Waits until just so many workers are there, and all of them are ready and take requests.
-    fn until_ready(&self, number: usize) -> Vec<Worker> {
+    pub fn until_ready(&self, number: usize) -> Vec<Worker> {
         until(&format!("{number} ready workers"), || {
             let workers = self.workers();
             let good = workers.iter().filter(|it| it.ready && !it.closing).count();
@@ -180,8 +186,26 @@ impl Scene {
         })
     }
 
+    /// Applies another template, and waits until there are as many workers of it as of the old one.
+    fn roll_out(&self, version: u32, surge: u32, old: &[Worker]) -> Vec<Worker> {
+        let env = format!(
+            r#"[{{"name": "LOAD_SECONDS", "value": "1"}}, {{"name": "VERSION", "value": "{version}"}}]"#
+        );
+        let patch = format!(
+            r#"[{{"op": "replace", "path": "/spec/template/spec/containers/0/env", "value": {env}}},
+                {{"op": "add", "path": "/spec/rollout", "value": {{"surge": {surge}}}}}]"#
+        );
+        kubectl(&["-n", self.world.name, "patch", "sep/llm", "--type", "json", "-p", &patch])
+            .unwrap_or_else(|it| panic!("patch: {it}"));
+        until("all workers to be new ones", || {
+            let found = self.until_ready(old.len());
+            let new = found.iter().all(|it| old.iter().all(|old| old.revision != it.revision));
+            if new { Ok(found) } else { Err(format!("{found:?}")) }
+        })
+    }
+
     /// Waits until no worker is left, not even as an object.
-    fn until_none(&self) {
+    pub fn until_none(&self) {
         until("no worker to be left", || match self.world.k("get pods -o name") {
             none if none.is_empty() => Ok(()),
             pods => Err(pods),
@@ -189,7 +213,7 @@ impl Scene {
     }
 
     /// Waits until these workers have so many requests open, by their own count.
-    fn until_open(&self, workers: &[Worker], number: usize) {
+    pub fn until_open(&self, workers: &[Worker], number: usize) {
         until(&format!("{number} open requests"), || {
             let open: Vec<usize> = workers.iter().map(|it| self.count(it, "open")).collect();
             if open.iter().sum::<usize>() == number { Ok(()) } else { Err(format!("{open:?}")) }
@@ -210,7 +234,7 @@ impl Drop for Scene {
 
 /// A worker that runs.
 #[derive(Debug)]
-struct Worker {
+pub struct Worker {
     name: String,
     address: SocketAddr,
     ready: bool,
@@ -272,7 +296,7 @@ impl Drop for Census {
 }
 
 /// Which answers came, without how often.
-fn kinds(tally: &Tally) -> Vec<&str> {
+pub fn kinds(tally: &Tally) -> Vec<&str> {
     tally.keys().map(String::as_str).collect()
 }
 
@@ -391,20 +415,7 @@ fn a_rollout_under_load_loses_no_request_and_stays_within_its_cards() {
 
     // With a surge there are no more cards either: workers are replaced in place.
     for (version, surge) in [(2, 0), (3, 1)] {
-        let env = format!(
-            r#"[{{"name": "LOAD_SECONDS", "value": "1"}}, {{"name": "VERSION", "value": "{version}"}}]"#
-        );
-        let patch = format!(
-            r#"[{{"op": "replace", "path": "/spec/template/spec/containers/0/env", "value": {env}}},
-                {{"op": "add", "path": "/spec/rollout", "value": {{"surge": {surge}}}}}]"#
-        );
-        kubectl(&["-n", scene.world.name, "patch", "sep/llm", "--type", "json", "-p", &patch])
-            .unwrap_or_else(|it| panic!("patch: {it}"));
-        workers = until("all workers to be new ones", || {
-            let found = scene.until_ready(2);
-            let new = found.iter().all(|it| workers.iter().all(|old| old.revision != it.revision));
-            if new { Ok(found) } else { Err(format!("{found:?}")) }
-        });
+        workers = scene.roll_out(version, surge, &workers);
         load.until_more("200", 20);
         census.testify(2);
         for worker in &workers {
@@ -448,6 +459,35 @@ fn a_node_that_goes_away_under_load_loses_no_request() {
     // The node stays after all.
     withdraw(&node);
     until_condition(&node, "MaintenancePlanned", "False");
+}
+
+#[test]
+fn a_surge_on_shared_cards_goes_as_far_as_asked_and_as_there_are_cards() {
+    let Some(scene) = Scene::new("gw-surge", 1) else { return };
+    scene.world.apply(&endpoint(SHARED, "{active: 2, max: 2, concurrency: 2}", 1));
+    let workers = scene.until_ready(2);
+    let load = Load::start(&scene.runtime, 4, &scene.caller(0), "/slow?seconds=0.3");
+    load.until_more("200", 20);
+
+    // Two workers, and one ahead. Those that are closed and still at work count: they have their cards.
+    let census = Census::start(&scene);
+    scene.roll_out(2, 1, &workers);
+    census.testify(3);
+    drop(census);
+    load.until_more("200", 20);
+
+    // Three workers and two ahead would be five; there are four cards.
+    scene.world.patch("sep/llm", r#"{"spec": {"workers": {"active": 3, "max": 3}}}"#);
+    let workers = scene.until_ready(3);
+    let census = Census::start(&scene);
+    let workers = scene.roll_out(3, 2, &workers);
+    census.testify(4);
+    load.until_more("200", 20);
+    for worker in &workers {
+        assert!(scene.count(worker, "most") <= 2, "{worker:?}");
+    }
+    let tally = load.stop(&scene.runtime);
+    assert_eq!(kinds(&tally), ["200"], "{tally:?}");
 }
 
 #[test]

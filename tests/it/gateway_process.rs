@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::OnceLock;
 
@@ -19,12 +19,13 @@ pub struct Gateway {
     child: Child,
     number: u16,
     log: PathBuf,
+    table: PathBuf,
 }
 
-/// Ports of a gateway: requests, the link, probes.
-fn ports(number: u16) -> [u16; 3] {
+/// Ports of a gateway: requests, the link, probes, requests by TLS.
+fn ports(number: u16) -> [u16; 4] {
     let first = 19_000 + 10 * number;
-    [first, first + 1, first + 2]
+    [first, first + 1, first + 2, first + 3]
 }
 
 /// Certificates by which operators and gateways know each other. Made once per run.
@@ -64,19 +65,32 @@ fn table(story: &str, number: u16) -> PathBuf {
     scratch(&format!("gateway-{story}-{number}.table"))
 }
 
+/// What a gateway is told to serve clients by TLS as well, with `tls.crt` and `tls.key` of a folder.
+pub fn tls_arguments(number: u16, folder: &Path) -> Vec<String> {
+    let file = |name: &str| folder.join(name).display().to_string();
+    let listen = format!("127.0.0.1:{}", ports(number)[3]);
+    ["--listen-tls", &listen, "--certificate", &file("tls.crt"), "--key", &file("tls.key")]
+        .map(str::to_owned)
+        .to_vec()
+}
+
 impl Gateway {
-    /// Starts one that knows nothing of an earlier run.
-    pub fn start_new(story: &str, number: u16) -> Gateway {
+    /// Starts one that knows nothing of an earlier run, with more on its command line.
+    pub fn start_new(story: &str, number: u16, arguments: &[String]) -> Gateway {
         std::fs::remove_file(table(story, number)).ok();
-        Gateway::start(story, number)
+        Gateway::start_with(story, number, arguments)
     }
 
     /// Starts one. It is ready when it knows its routes, from a leader or from its table.
     pub fn start(story: &str, number: u16) -> Gateway {
+        Gateway::start_with(story, number, &[])
+    }
+
+    fn start_with(story: &str, number: u16, arguments: &[String]) -> Gateway {
         let log = scratch(&format!("gateway-{story}-{number}.log"));
         // One that is started anew goes on in the same log.
         let out = File::options().create(true).append(true).open(&log).expect("the log is created");
-        let [listen, link, probes] = ports(number).map(|it| format!("127.0.0.1:{it}"));
+        let [listen, link, probes, _] = ports(number).map(|it| format!("127.0.0.1:{it}"));
         let child = Command::new(env!("CARGO_BIN_EXE_tenure"))
             .args(["gateway", "--replica", &format!("gateway-{number}"), "--domain", DOMAIN])
             .args(["--listen", &listen, "--link-listen", &link, "--probes-listen", &probes])
@@ -87,12 +101,13 @@ impl Gateway {
                 ("--link-key", "gateway.key"),
                 ("--link-ca", "ca.crt"),
             ]))
+            .args(arguments)
             .env("RUST_LOG", "info,tenure=debug")
             .stdout(out.try_clone().expect("a file"))
             .stderr(out)
             .spawn()
             .expect("the gateway starts");
-        Gateway { child, number, log }
+        Gateway { child, number, log, table: table(story, number) }
     }
 
     /// Waits until it knows its routes.
@@ -103,6 +118,21 @@ impl Gateway {
     /// Where requests go.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], ports(self.number)[0]))
+    }
+
+    /// Where requests by TLS go, if it was told to serve them.
+    pub fn tls_address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], ports(self.number)[3]))
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).expect("it logs")
+    }
+
+    /// What it keeps on disk.
+    pub fn kept(&self) -> String {
+        std::fs::read_to_string(&self.table).expect("it keeps its table")
     }
 
     /// Its metrics.

@@ -6,6 +6,7 @@ mod caller;
 mod catalogue;
 mod faults;
 mod gateway;
+mod gateway_access;
 mod gateway_process;
 mod install;
 mod ledger;

@@ -9,11 +9,13 @@ mod budget;
 mod metered;
 mod report;
 mod scaling;
+mod seconds;
 mod starts;
 
 pub(super) use awaited::Awaited;
 pub(super) use metered::alive;
 pub(super) use scaling::route;
+pub(super) use seconds::WorkerSeconds;
 pub(super) use starts::Starts;
 
 use std::collections::BTreeMap;
@@ -44,6 +46,7 @@ use crate::domain::fleet::{Claim, Demand};
 use crate::domain::node_notice::Notice;
 use crate::domain::units::Size;
 use crate::domain::workers;
+use crate::link::message::EndpointKey;
 
 /// Names of workers that are tried when they belong to somebody else.
 const NAMES_TRIED: usize = 16;
@@ -420,6 +423,15 @@ struct Pass {
     wanted: u32,
 }
 
+/// The gateway that hands out an endpoint's slots has said something of its workers: what is counted follows without a pass.
+pub(super) fn heard(context: &Context, endpoint: &EndpointKey) {
+    let EndpointKey { namespace, name } = endpoint.clone();
+    let contract = ContractRef { kind: Kind::Endpoint, namespace, name };
+    let worker = |it: &str| context.link.scale.worker(endpoint, it);
+    context.starts.heard(&contract, |it| worker(it).map(|it| it.ready));
+    context.seconds.heard(&contract, |it| worker(it).map(|it| it.busy));
+}
+
 /// One pass over an endpoint.
 pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Result<Done, Error> {
     let caches = &context.caches;
@@ -429,6 +441,7 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
         context.link.scale.forget(&scaling::key(contract));
         context.count_workers(contract, None);
         context.starts.forget(contract);
+        context.seconds.forget(contract);
         context.awaited.forget(contract);
         budget::forget(context, contract);
         return release_ended(context, contract).await;
@@ -443,7 +456,10 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     }
     let mut pass = look(context, contract, &endpoint);
     let steps = plan(context, contract, &endpoint, &mut pass);
-    context.starts.see(contract, &pass.pods);
+    context.starts.see(contract, &pass.pods, |it| {
+        context.link.scale.worker(&scaling::key(contract), it).map(|it| it.ready)
+    });
+    context.seconds.see(contract, &pass.pods);
     let is_short = pass.wanted > number(&pass.seen, workers::Worker::is_live) && pass.place.is_ok();
     let waits = steps.create.is_empty() && steps.reopen.is_empty();
     let held_up = pass.awaits.is_some() || context.setback(contract, &pass.revision).is_some();

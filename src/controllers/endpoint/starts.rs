@@ -26,10 +26,14 @@ enum Phase {
     Pulling,
     /// Its containers run, and it is not ready.
     Loading,
+    /// Its pod is ready, and the gateway that hands out its slots has yet to find it so. Most are found before, and have no such
+    /// phase.
+    Probing,
 }
 
 impl Phase {
-    const ALL: [Phase; 4] = [Phase::NoCard, Phase::Scheduling, Phase::Pulling, Phase::Loading];
+    const ALL: [Phase; 5] =
+        [Phase::NoCard, Phase::Scheduling, Phase::Pulling, Phase::Loading, Phase::Probing];
 
     fn label(self) -> &'static str {
         match self {
@@ -37,14 +41,15 @@ impl Phase {
             Phase::Scheduling => "scheduling",
             Phase::Pulling => "pulling",
             Phase::Loading => "loading",
+            Phase::Probing => "probing",
         }
     }
 
-    /// Where a pod is; `None` when it is ready.
-    fn of(pod: &SlimPod) -> Option<Phase> {
+    /// Where a pod is; `None` when it is ready. `opened`: has its gateway found it ready? `None`: no gateway says anything of it.
+    fn of(pod: &SlimPod, opened: Option<bool>) -> Option<Phase> {
         let runs = pod.status.container_statuses.iter().any(|it| it.state.running.is_some());
         match () {
-            () if pod.is_ready() => None,
+            () if pod.is_ready() => (opened == Some(false)).then_some(Phase::Probing),
             () if runs => Some(Phase::Loading),
             () if pod.spec.node_name.is_some() => Some(Phase::Pulling),
             () => Some(Phase::Scheduling),
@@ -64,6 +69,8 @@ struct Endpoint {
     without_card: Option<Instant>,
     /// By the pod's name: its phase, and since when.
     starting: HashMap<String, (Phase, Instant)>,
+    /// Names of those that are probed, by their UIDs.
+    probed: HashMap<String, String>,
     /// Has it series of its own?
     has_series: bool,
 }
@@ -73,7 +80,7 @@ impl Starts {
     pub(in crate::controllers) fn new(registry: &Registry) -> prometheus::Result<Starts> {
         let options = HistogramOpts::new(
             "tenure_worker_start_seconds",
-            "Time that starting workers spent in a phase: no-card, scheduling, pulling, loading",
+            "Time that starting workers spent in a phase: no-card, scheduling, pulling, loading, probing",
         );
         let seconds =
             HistogramVec::new(options.buckets(SECONDS.to_vec()), &["namespace", "endpoint", "phase"])?;
@@ -103,25 +110,57 @@ impl Starts {
         endpoint.starting.insert(pod.to_owned(), (Phase::Scheduling, Instant::now()));
     }
 
-    /// The endpoint's pods as they are now.
-    pub(super) fn see(&self, contract: &ContractRef, pods: &[Arc<SlimPod>]) {
+    /// The endpoint's pods as they are now. `opened`: what its gateway says of a pod, by UID.
+    pub(super) fn see(
+        &self,
+        contract: &ContractRef,
+        pods: &[Arc<SlimPod>],
+        opened: impl Fn(&str) -> Option<bool>,
+    ) {
         let mut endpoints = self.endpoints();
         let Some(endpoint) = endpoints.get_mut(contract).filter(|it| !it.starting.is_empty()) else { return };
         let mut passed = Vec::new();
         for pod in pods {
             let name = pod.name_any();
             let Some((phase, since)) = endpoint.starting.get(&name).copied() else { continue };
-            let now = Phase::of(pod);
+            let uid = pod.metadata.uid.clone().unwrap_or_default();
+            let now = Phase::of(pod, opened(&uid));
             let over = pod.is_over() || pod.metadata.deletion_timestamp.is_some();
             if now != Some(phase) && !over {
                 passed.push((phase, since));
             }
             match now.filter(|_| !over) {
-                Some(next) if next != phase => _ = endpoint.starting.insert(name, (next, Instant::now())),
+                Some(next) if next != phase => {
+                    if next == Phase::Probing {
+                        endpoint.probed.insert(uid, name.clone());
+                    }
+                    endpoint.starting.insert(name, (next, Instant::now()));
+                }
                 Some(_) => (),
-                None => _ = endpoint.starting.remove(&name),
+                None => {
+                    endpoint.starting.remove(&name);
+                    endpoint.probed.remove(&uid);
+                }
             }
         }
+        for (phase, since) in passed {
+            self.passed(&mut endpoints, contract, phase, since);
+        }
+    }
+
+    /// The gateway has said something new of its workers.
+    pub(super) fn heard(&self, contract: &ContractRef, opened: impl Fn(&str) -> Option<bool>) {
+        let mut endpoints = self.endpoints();
+        let Some(endpoint) = endpoints.get_mut(contract).filter(|it| !it.probed.is_empty()) else { return };
+        let Endpoint { probed, starting, .. } = endpoint;
+        let mut passed = Vec::new();
+        probed.retain(|uid, name| {
+            let is_open = opened(uid) == Some(true);
+            if is_open {
+                passed.extend(starting.remove(name));
+            }
+            !is_open
+        });
         for (phase, since) in passed {
             self.passed(&mut endpoints, contract, phase, since);
         }
@@ -169,7 +208,7 @@ mod tests {
     fn pod(node: Option<&str>, state: &str, ready: bool) -> Vec<Arc<SlimPod>> {
         let status = if ready { "True" } else { "False" };
         let json = json!({
-            "metadata": {"name": "llm-1"}, "spec": {"nodeName": node},
+            "metadata": {"name": "llm-1", "uid": "u-1"}, "spec": {"nodeName": node},
             "status": {"conditions": [{"type": "Ready", "status": status}], "containerStatuses": [{"state": {state: {}}}]},
         });
         vec![Arc::new(serde_json::from_value(json).unwrap())]
@@ -195,16 +234,39 @@ mod tests {
         wait(2).await;
         starts.created(&llm, "llm-1");
         wait(4).await;
-        starts.see(&llm, &pod(Some("n"), "waiting", false));
+        let opened = |said: Option<bool>| move |_: &str| said;
+        starts.see(&llm, &pod(Some("n"), "waiting", false), opened(Some(false)));
         wait(8).await;
-        starts.see(&llm, &pod(Some("n"), "running", false));
+        starts.see(&llm, &pod(Some("n"), "running", false), opened(Some(false)));
         wait(16).await;
         for _ in 0..2 {
-            starts.see(&llm, &pod(Some("n"), "running", true));
+            starts.see(&llm, &pod(Some("n"), "running", true), opened(Some(false)));
         }
-        assert_eq!(found(&registry), ["loading 16", "no-card 3", "pulling 8", "scheduling 4"]);
+        wait(32).await;
+        starts.heard(&llm, opened(Some(false)));
+        let before = ["loading 16", "no-card 3", "pulling 8", "scheduling 4"];
+        assert_eq!(found(&registry), before);
+        for _ in 0..2 {
+            starts.heard(&llm, |uid| Some(uid == "u-1"));
+            starts.see(&llm, &pod(Some("n"), "running", true), opened(Some(true)));
+        }
+        assert_eq!(found(&registry), [&before[..2], &["probing 32"], &before[2..]].concat());
         starts.forget(&llm);
         assert_eq!(found(&registry), Vec::<String>::new());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_its_gateway_has_found_or_that_has_none_is_not_probed() {
+        for said in [Some(true), None] {
+            let registry = Registry::new();
+            let starts = Starts::new(&registry).unwrap();
+            let llm = ContractRef { kind: Kind::Endpoint, namespace: "a".to_owned(), name: "llm".to_owned() };
+            starts.created(&llm, "llm-1");
+            starts.see(&llm, &pod(Some("n"), "running", false), |_| said);
+            starts.see(&llm, &pod(Some("n"), "running", true), |_| said);
+            starts.heard(&llm, |_| Some(true));
+            assert_eq!(found(&registry), ["loading 0", "scheduling 0"]);
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -214,7 +276,7 @@ mod tests {
         let llm = ContractRef { kind: Kind::Endpoint, namespace: "a".to_owned(), name: "llm".to_owned() };
         starts.lacks_card(&llm, true);
         starts.lacks_card(&llm, false);
-        starts.see(&llm, &pod(Some("n"), "running", true));
+        starts.see(&llm, &pod(Some("n"), "running", true), |_| None);
         assert_eq!(found(&registry), Vec::<String>::new());
     }
 }

@@ -250,11 +250,14 @@ pub async fn run<D: Dial>(context: Arc<Context>, dial: Arc<D>, stop: Cancellatio
     if !context.link.is_configured() {
         return;
     }
-    let changes = context.caches.changes.clone();
-    let on_look: OnLook = Arc::new(move |endpoint, look| match look {
-        Look::Nobody => (),
-        Look::Contract => changes.contract(Kind::Endpoint, &endpoint.namespace, &endpoint.name),
-        Look::Cards => changes.contract_after_cards(Kind::Endpoint, &endpoint.namespace, &endpoint.name),
+    let (changes, told) = (context.caches.changes.clone(), context.clone());
+    let on_look: OnLook = Arc::new(move |endpoint, look| {
+        super::endpoint::heard(&told, endpoint);
+        match look {
+            Look::Nobody => (),
+            Look::Contract => changes.contract(Kind::Endpoint, &endpoint.namespace, &endpoint.name),
+            Look::Cards => changes.contract_after_cards(Kind::Endpoint, &endpoint.namespace, &endpoint.name),
+        }
     });
     context.link.lead();
     let mut tasks = JoinSet::new();

@@ -22,6 +22,7 @@ pub fn route() -> Route {
     }
 }
 
+mod access;
 mod floods;
 mod hostile;
 mod requests;

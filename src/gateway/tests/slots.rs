@@ -13,7 +13,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: chat.rp.gpu.test\r\n\r\n";
 
 /// A worker that is no part of our runtime: it reads a head, says what it says, and then works until it is told to end. What
 /// it does when its client is gone is that it does not look.
-fn stubborn(says: &'static str) -> (SocketAddr, mpsc::Sender<()>) {
+pub fn stubborn(says: &'static str) -> (SocketAddr, mpsc::Sender<()>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, receiver) = mpsc::channel::<()>();

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::slots::{Arrival, Grant, Limit, Request, Slots};
+use crate::gateway::access::AccessLog;
 use crate::gateway::admit::{Slot, WorkerAt};
 use crate::gateway::limits::Limits;
 use crate::gateway::refuse::Reason;
@@ -131,10 +132,28 @@ impl World {
         World::on(workers, route, limits, Listener::Plain(listener), address)
     }
 
+    /// One that writes its requests down.
+    pub async fn writing(workers: &[SocketAddr], route: Route, access: AccessLog) -> World {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        World::start(workers, route, Limits::default(), Some(access), Listener::Plain(listener), address)
+    }
+
     pub fn on(
         workers: &[SocketAddr],
         route: Route,
         limits: Limits,
+        on: Listener,
+        address: SocketAddr,
+    ) -> World {
+        World::start(workers, route, limits, None, on, address)
+    }
+
+    fn start(
+        workers: &[SocketAddr],
+        route: Route,
+        limits: Limits,
+        access: Option<AccessLog>,
         on: Listener,
         address: SocketAddr,
     ) -> World {
@@ -154,7 +173,7 @@ impl World {
             tickets: AtomicU64::new(0),
             seen: receiver,
         };
-        let gateway = Gateway::new(backend, "gpu.test".to_owned(), limits, &Registry::new()).unwrap();
+        let gateway = Gateway::new(backend, "gpu.test".to_owned(), limits, access, &Registry::new()).unwrap();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(gateway.clone().serve(vec![on], stop.clone()));
         World { gateway, address, stop, serving }
