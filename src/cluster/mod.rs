@@ -17,7 +17,7 @@ use tower::limit::ConcurrencyLimitLayer;
 use tower::util::MapRequestLayer;
 
 /// Requests under way at once. Watches do not count: a permit ends with the response's headers.
-const REQUESTS_MAX: usize = 64;
+const REQUESTS_MAX: usize = 128;
 
 /// The clients for one API server.
 #[derive(Clone)]
