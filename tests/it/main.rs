@@ -5,6 +5,7 @@ mod caller;
 mod faults;
 mod gateway;
 mod gateway_process;
+mod groups;
 mod ledger;
 mod manifests;
 mod metering;

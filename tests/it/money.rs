@@ -55,7 +55,8 @@ impl Market {
         ));
     }
 
-    fn balance(&self) -> String {
+    /// What the account has.
+    pub fn balance(&self) -> String {
         field(&format!("account/{}", self.account), ".status.balance")
     }
 
@@ -65,7 +66,7 @@ impl Market {
     }
 
     /// The time of a field of an object's status.
-    fn time(&self, object: &str, path: &str) -> jiff::Timestamp {
+    pub fn time(&self, object: &str, path: &str) -> jiff::Timestamp {
         let text = self.world.field(object, path);
         text.parse().unwrap_or_else(|_| panic!("`{text}` of {path} is no time"))
     }
@@ -96,7 +97,8 @@ pub fn verify(ledger: &Path) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-const DAY: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
+/// 24 h.
+pub const DAY: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
 #[test]
 fn a_pool_is_paid_ages_expires_comes_back_and_is_refunded() {
@@ -175,9 +177,11 @@ fn a_pool_is_paid_ages_expires_comes_back_and_is_refunded() {
     assert!(report.contains("adds up"), "{report}");
 }
 
-const EXPIRING: &str = "range .status.conditions[?(@.type==\"ExpiringSoon\")]}{.status} {.reason}{end";
+/// The condition ExpiringSoon.
+pub const EXPIRING: &str = "range .status.conditions[?(@.type==\"ExpiringSoon\")]}{.status} {.reason}{end";
 
-fn a_month_after(begin: jiff::Timestamp) -> jiff::Timestamp {
+/// A calendar month later.
+pub fn a_month_after(begin: jiff::Timestamp) -> jiff::Timestamp {
     let begin = begin.to_zoned(jiff::tz::TimeZone::UTC);
     begin.checked_add(jiff::Span::new().months(1)).expect("a month later is a time").timestamp()
 }
