@@ -210,15 +210,56 @@ fn a_group_that_does_not_fit_keeps_nothing() {
     market.until_balance("5000.00");
     assert_eq!(world.shares(2, "dedicated"), 0);
     // Fewer fit. A machine more does not, and what is bought stays.
-    world.apply(&group(&base(1, "")));
+    world.apply(&group(&base(2, "")));
     world.ready("dg/train");
-    market.until_balance("3900.00");
-    world.apply(&group(&[base(1, ""), burst(2, "")].join(", ")));
+    market.until_balance("2800.00");
+    world.apply(&group(&[base(2, ""), burst(1, "")].join(", ")));
     world.not_ready("dg/train", "Refused");
-    market.until_balance("3900.00");
-    assert_eq!(world.shares(2, "dedicated"), 8);
+    market.until_balance("2800.00");
+    assert_eq!(world.shares(2, "dedicated"), 16);
+    // One goes back before its term ends: it returns what is left of it, once, and the group goes on.
+    world.apply(&group(&base(1, "")).replace("machineSets", "release: [base-1]\n  machineSets"));
+    world.until("dg/train", ".status.machines[*].name", "base-0");
+    let back = |id: &str| returned(&order(&market, id), 1);
+    let left = 280_000 + back("base-1/initial");
+    market.until_balance(&money(left));
+    world.until_shares(2, "dedicated", 8);
     until("the group to be gone", || k("-n unfit delete dg/train --timeout=60s"));
-    market.until_balance(&money(390_000 + returned(&order(&market, "base-0/initial"), 1)));
+    market.until_balance(&money(left + back("base-0/initial")));
+    drop(operator);
+    verify(&market.ledger);
+}
+
+#[test]
+fn a_machine_whose_node_is_gone_gets_another_one_and_pays_no_second_twice() {
+    let market = Market::new("gone", 3);
+    let world = &market.world;
+    let operator = market.operator();
+    market.pay("wire", "1500", "Cash");
+    world.apply(&group(&[base(1, ""), burst(1, "")].join(", ")));
+    world.ready("dg/train");
+    market.until_balance("398.00");
+    let node = |at: usize| world.field("dg/train", &format!(".status.machines[{at}].node"));
+    // The prepaid one: another node, and nothing is paid for it.
+    let first = node(0);
+    k(&format!("delete node {first}")).expect("it is deleted");
+    until("another node", || if [&first, ""].contains(&node(0).as_str()) { Err(node(0)) } else { Ok(()) });
+    world.ready("dg/train");
+    market.until_balance("398.00");
+    // The one by the hour: its hours go on, or end and begin anew where the last one that is charged ends.
+    world.add_node(first.rsplit('-').next().and_then(|it| it.parse().ok()).expect("its number"));
+    world.until_shares(3, "dedicated", 16);
+    let second = node(1);
+    k(&format!("delete node {second}")).expect("it is deleted");
+    until("another node", || if [&second, ""].contains(&node(1).as_str()) { Err(node(1)) } else { Ok(()) });
+    world.ready("dg/train");
+    market.until_balance("398.00");
+    move_to(&operator, Timestamp::now() + HOUR * 2 + MINUTE);
+    let charged = until_hours(&market, "burst-0", 2);
+    assert_eq!(charged[1].0, charged[0].0 + HOUR, "no second twice");
+    market.until_balance("394.00");
+    until("the group to be gone", || k("-n gone delete dg/train --timeout=60s"));
+    until_hours(&market, "burst-0", 3);
     drop(operator);
     verify(&market.ledger);
 }

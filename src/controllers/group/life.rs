@@ -341,11 +341,15 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Are there fewer renewals listed than are bought? What is appended would count only after those.
-    pub(super) fn lacks_renewals(&self) -> Option<(usize, usize)> {
-        let set = self.set?;
-        let bought = self.older_renewals + self.bought_of(List::Set);
-        (set.renewals.len() < bought).then_some((set.renewals.len(), bought))
+    /// A list with fewer renewals than are bought, how many, and how many are bought: what is appended would count only after those.
+    pub(super) fn lacks_renewals(&self) -> Option<(&'static str, usize, usize)> {
+        let set = self.set.filter(|it| it.billing == Billing::Prepaid)?;
+        let own = set.machine_renewals.iter().filter(|it| it.machine == self.name).count();
+        let lists = [
+            ("renewals", set.renewals.len(), self.older_renewals + self.bought_of(List::Set)),
+            ("machineRenewals", own, self.bought_of(List::Machine)),
+        ];
+        lists.into_iter().find(|(_, listed, bought)| listed < bought)
     }
 
     /// Is an hour of it charged?

@@ -1,6 +1,8 @@
 //! DedicatedGroup: the machines it claims, who may use them, emptying and giving back, what it reports.
 
 mod drain;
+mod hours;
+mod leave;
 mod life;
 mod offer;
 mod order;
@@ -258,7 +260,7 @@ async fn apply(context: &Context, group: &DedicatedGroup, found: &mut Found) -> 
     isolate(context, group).await?;
     turn_out(context, group, found).await?;
     empty(context, group, found).await?;
-    order::give_back(context, group, found).await
+    leave::give_back(context, group, found).await
 }
 
 /// Empties the machines that are named in `drain`, those that go back, and those for which nothing is paid any more; restarts
@@ -330,7 +332,7 @@ async fn leave(context: &Context, group: &DedicatedGroup, found: &Found) -> Resu
     }
     let empty = found.nodes.is_empty() && found.outcome.as_ref().is_some_and(|it| it.holdings.is_empty());
     if is_guarded(group) && empty {
-        order::settle(context, group).await?;
+        leave::settle(context, group).await?;
         return context
             .cluster
             .remove_finalizer::<DedicatedGroup>(&group.metadata, names::CARDS)

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::Found;
+use super::hours::is_due;
 use super::life::{Arrears, Claimed, Machine, View, names_of};
 use super::offer::{Offer, SetOffer};
-use super::order::{is_due, may_buy, order_id};
+use super::order::{may_buy, order_id};
 use crate::api::condition::Reason;
 use crate::api::group::Billing;
 use crate::api::{DedicatedGroup, names};
@@ -344,9 +345,9 @@ fn buys_new(
 
 /// Why nothing is ordered for a machine, whatever its owner wants.
 fn refused(machine: &Machine<'_>) -> Option<Problem> {
-    if let Some((listed, bought)) = machine.lacks_renewals() {
+    if let Some((list, listed, bought)) = machine.lacks_renewals() {
         let message = format!(
-            "renewals of set {} has {listed} entries, and {bought} are bought for machine {}: what is appended counts only after those; list them again first",
+            "{list} of set {} has {listed} entries for machine {}, and {bought} are bought: what is appended counts only after those; list them again first",
             machine.set.map_or("", |it| it.name.as_str()),
             machine.name
         );
