@@ -88,7 +88,7 @@ pub(super) async fn settle(context: &Context, group: &DedicatedGroup) -> Result<
     if !held.is_empty() {
         context
             .money
-            .void(&standing, &&held.iter().map(String::as_str).collect::<Vec<_>>(), now)
+            .void(&standing, &held.iter().map(String::as_str).collect::<Vec<_>>(), now)
             .await
             .map_err(Error::Ledger)?;
         standing = context.money.refresh(&standing).await.map_err(Error::Ledger)?;

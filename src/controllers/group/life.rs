@@ -10,6 +10,7 @@ use crate::api::DedicatedGroup;
 use crate::api::condition::Reason;
 use crate::api::group::{Billing, MachineSet};
 use crate::controllers::facts::Problem;
+use crate::controllers::money::machines::Arrears;
 use crate::controllers::money::{Held, List, Paid, Part, Standing, anew};
 use crate::controllers::pool::{count, generation, is_leaving, is_refused};
 use crate::domain::machines::Record;
@@ -41,9 +42,6 @@ pub(super) struct Machine<'a> {
 pub(super) struct View<'a> {
     pub(super) machines: Vec<Machine<'a>>,
 }
-
-/// Since when the account is in arrears: `None` before anybody has looked.
-pub(super) type Arrears = Option<Option<Timestamp>>;
 
 /// What the group claims of the allocator.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -192,7 +190,7 @@ impl<'a> View<'a> {
                 Stage::New if it.is_live && offer.is_some() && !is_refused(group) => {
                     let is_paid = match it.billing() {
                         Billing::Prepaid => it.held.is_some(),
-                        Billing::Postpaid => arrears == Some(None),
+                        Billing::Postpaid => arrears == Arrears::Clear,
                     };
                     claimed.paid &= is_paid;
                     claimed.ordered.push(name);
@@ -215,7 +213,7 @@ impl<'a> View<'a> {
         arrears: Arrears,
         now: Timestamp,
     ) -> BTreeMap<String, Timestamp> {
-        let arrears_over = arrears.flatten().map(grace_ends).filter(|it| *it <= now);
+        let arrears_over = arrears.since().map(grace_ends).filter(|it| *it <= now);
         let end = |it: &Machine<'_>| match it.stage {
             Stage::Hourly => arrears_over.map(|since| (it.name.clone(), since)),
             Stage::Expired { since, .. } => {
@@ -231,7 +229,7 @@ impl<'a> View<'a> {
 
     /// When something changes by itself next.
     pub(super) fn look_again(&self, arrears: Arrears, now: Timestamp) -> Option<Timestamp> {
-        let grace = arrears.flatten().map(grace_ends).filter(|it| *it > now);
+        let grace = arrears.since().map(grace_ends).filter(|it| *it > now);
         let lease = |it: &Machine<'_>| look_again(&it.wanted(), &it.lease, now).filter(|_| it.is_live);
         let hour = |it: &Machine<'_>| it.uses.last().filter(|it| it.end.is_none()).map(Hourly::next);
         self.machines.iter().flat_map(|it| [lease(it), hour(it)]).flatten().chain(grace).min()
@@ -240,7 +238,7 @@ impl<'a> View<'a> {
 
 /// What becomes of machines that are paid by the hour.
 pub(super) fn keeps(arrears: Arrears, now: Timestamp) -> Keeps {
-    standing(Holding::PostpaidMachine, arrears.flatten(), now, &Grace::default()).keeps
+    standing(Holding::PostpaidMachine, arrears.since(), now, &Grace::default()).keeps
 }
 
 /// When a machine that is paid by the hour is emptied, in arrears since then.
@@ -398,7 +396,7 @@ impl<'a> Machine<'a> {
     /// When a use that has not ended ended by a conversion that is paid.
     pub(super) fn converted_at(&self) -> Option<Timestamp> {
         let open = self.open_use()?;
-        let term = self.paid.iter().filter(|it| it.order.purpose == Purpose::Conversion).next_back()?;
+        let term = self.paid.iter().rfind(|it| it.order.purpose == Purpose::Conversion)?;
         Some(term.order.period.start).filter(|it| *it >= open.from)
     }
 

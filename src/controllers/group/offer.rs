@@ -97,11 +97,11 @@ impl SetOffer {
         machine: &DedicatedMachineType,
         set: &MachineSet,
     ) -> Result<SetOffer, Problem> {
-        let priced = match set.billing {
+        let is_sold = match set.billing {
             Billing::Prepaid => machine.per_month.is_some(),
             Billing::Postpaid => machine.per_hour.is_some(),
         };
-        if !priced {
+        if !is_sold {
             let message = format!(
                 "Tariff {} sells machine type {} not {:?}",
                 tariff.name_any(),

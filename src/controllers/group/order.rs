@@ -10,7 +10,7 @@ use kube::ResourceExt;
 
 use super::Found;
 use super::hours::{charge, note_begun};
-use super::life::{Arrears, Claimed, Machine, View};
+use super::life::{Claimed, Machine, View};
 use super::offer::Offer;
 use super::step::{Facts, Step, decide};
 use crate::api::DedicatedGroup;
@@ -18,6 +18,7 @@ use crate::api::condition::Reason;
 use crate::api::group::Billing;
 use crate::controllers::Context;
 use crate::controllers::facts::Problem;
+use crate::controllers::money::machines::Arrears;
 use crate::controllers::money::{self, Standing, orders};
 use crate::controllers::pool::is_leaving;
 use crate::domain::allocate::Shortage;
@@ -45,7 +46,7 @@ pub(super) struct Ordered {
     pub(super) short: Option<Shortage>,
     /// Machines that would come back and find no node.
     pub(super) no_node: Vec<String>,
-    /// Since when the account is in arrears.
+    /// Is the account in arrears?
     pub(super) arrears: Arrears,
     /// When to look again.
     pub(super) again: Option<Duration>,
@@ -84,7 +85,7 @@ pub(super) fn known<'a>(
         return Err(Problem::new(Reason::LedgerUnavailable, message));
     }
     let view = View::checked(group, standing, record, nodes, (context.now)())?;
-    let arrears = offer.and_then(|it| context.money.known_arrears(&it.account.name_any()));
+    let arrears = offer.map(|it| context.money.known_arrears(&it.account.name_any())).unwrap_or_default();
     Ok(Known { view, arrears })
 }
 
@@ -233,13 +234,13 @@ async fn look_at_account(
     offer: Option<&Offer>,
     now: Timestamp,
 ) -> Result<Arrears, Problem> {
-    let Some(offer) = offer else { return Ok(None) };
+    let Some(offer) = offer else { return Ok(Arrears::Unknown) };
     let before = context.money.known_arrears(&offer.account.name_any());
-    let since = context.money.arrears_since(&offer.account, &offer.currency, now).await?;
-    if before != Some(since) {
+    let arrears = context.money.arrears(&offer.account, &offer.currency, now).await?;
+    if before != arrears {
         context.caches.changes.cards_changed.notify_one();
     }
-    Ok(Some(since))
+    Ok(arrears)
 }
 
 /// What the report tells of it.

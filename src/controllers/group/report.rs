@@ -152,9 +152,9 @@ fn why(group: &DedicatedGroup, found: &Found, machines: &[MachineStatus], counte
         return Problem::new(Reason::InArrears, message);
     }
     if !found.ordered.no_node.is_empty() {
-        let names = names_of(found.ordered.no_node.iter().map(String::as_str));
+        let waiting = names_of(found.ordered.no_node.iter().map(String::as_str));
         let message =
-            format!("sold out: there is no free machine for {names}, which waits unpaid for the first one");
+            format!("sold out: there is no free machine for {waiting}, which waits unpaid for the first one");
         return Problem::new(Reason::SoldOut, message);
     }
     if counted.expired > 0 {
@@ -196,7 +196,7 @@ fn set_paid(conditions: &mut Conditions<'_>, group: &DedicatedGroup, found: &Fou
     let by_hour = live().filter(|it| it.stage == Stage::Hourly).count();
     let terms = live().filter(|it| matches!(it.stage, Stage::Term { .. })).count();
     let held = names_of(machines.iter().filter(|(_, it)| it.is_held).map(|(name, _)| name.as_str()));
-    let (holds, reason, message) = match (&ordered.problem, ordered.arrears.flatten()) {
+    let (holds, reason, message) = match (&ordered.problem, ordered.arrears.since()) {
         (Some(problem), _) => (Some(false), problem.reason, problem.message.clone()),
         (None, Some(since)) if live().any(|it| it.billing == Billing::Postpaid) => {
             let until = super::life::grace_ends(since);
@@ -348,7 +348,7 @@ fn phase(group: &DedicatedGroup, found: &Found, name: &str, drain: Option<&Drain
                 && allocator::is_whole(node);
             if usable { MachinePhase::Running } else { MachinePhase::Abnormal }
         }
-        (None, _, Some(Stage::Away)) if found.ordered.arrears.flatten().is_some() => MachinePhase::Suspended,
+        (None, _, Some(Stage::Away)) if found.ordered.arrears.since().is_some() => MachinePhase::Suspended,
         // It had a node and has none now: the next free machine replaces it.
         (None, ..) if found.record.placed().iter().any(|it| it == name) => MachinePhase::Abnormal,
         (None, ..) => MachinePhase::Pending,

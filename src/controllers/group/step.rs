@@ -7,7 +7,7 @@ use kube::ResourceExt;
 
 use super::Found;
 use super::hours::is_due;
-use super::life::{Arrears, Claimed, Machine, View, names_of};
+use super::life::{Claimed, Machine, View, names_of};
 use super::offer::{Offer, SetOffer};
 use super::order::{may_buy, order_id};
 use crate::api::condition::Reason;
@@ -15,7 +15,7 @@ use crate::api::group::Billing;
 use crate::api::{DedicatedGroup, names};
 use crate::controllers::Context;
 use crate::controllers::facts::Problem;
-use crate::controllers::money::machines::sku;
+use crate::controllers::money::machines::{Arrears, sku};
 use crate::controllers::money::{Detail, Held, List, MachineBought, Standing, What, orders};
 use crate::domain::allocate::{Outcome, Shortage};
 use crate::domain::money::calendar::whole_second;
@@ -304,7 +304,7 @@ fn buys_new(
     let new: Vec<&Machine<'_>> =
         view.live().filter(|it| it.stage == Stage::New && claimed.ordered.contains(&it.name)).collect();
     let by_hour = new.iter().any(|it| it.billing() == Billing::Postpaid);
-    if by_hour && let Some(since) = facts.arrears.flatten() {
+    if by_hour && let Some(since) = facts.arrears.since() {
         let message = format!(
             "Account {} is in arrears since {since}: no machine by the hour is begun before that is paid",
             offer.account.name_any()
@@ -391,7 +391,7 @@ fn detail(offer: &Offer, set: &SetOffer, machine: &Machine<'_>, order: &Order) -
     let is_manual = matches!(order.purpose, Purpose::Manual { .. });
     // What begins when its node is there has no dates yet.
     let is_dated = matches!(machine.stage, Stage::Term { .. } | Stage::Hourly);
-    let older = u32::try_from(machine.older_renewals).unwrap_or(u32::MAX);
+    let before_it = u32::try_from(machine.older_renewals).unwrap_or(u32::MAX);
     let list: Option<List> = machine.next_list().filter(|_| is_manual);
     Some(Detail {
         purpose: order.purpose.id(),
@@ -408,7 +408,7 @@ fn detail(offer: &Offer, set: &SetOffer, machine: &Machine<'_>, order: &Order) -
             charged_months: charged_months(order.months, &offer.long_terms),
             bound: offer.bound,
             list,
-            older_renewals: is_first.then_some(older),
+            older_renewals: is_first.then_some(before_it),
         }),
         region: offer.region.clone(),
         retention_days: offer.retention_days,

@@ -20,8 +20,30 @@ pub(super) struct Known {
     prices: BTreeMap<String, BTreeMap<Timestamp, String>>,
     /// By contract: hours that have begun and are not charged. Who pays, in which currency, and how much.
     begun: HashMap<String, (String, String, i64)>,
-    /// Accounts in arrears, and since when; and those that are not.
-    arrears: HashMap<String, Option<Timestamp>>,
+    /// How accounts stood when they were last looked at.
+    arrears: HashMap<String, Arrears>,
+}
+
+/// Is an account in arrears?
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::controllers) enum Arrears {
+    /// Nobody has looked yet.
+    #[default]
+    Unknown,
+    /// It is not.
+    Clear,
+    /// It is, since then.
+    Since(Timestamp),
+}
+
+impl Arrears {
+    /// Since when; `None` when it is in none, as far as is known.
+    pub(in crate::controllers) fn since(self) -> Option<Timestamp> {
+        match self {
+            Arrears::Unknown | Arrears::Clear => None,
+            Arrears::Since(since) => Some(since),
+        }
+    }
 }
 
 /// What an hour of a machine costs, as a tariff has it.
@@ -176,31 +198,30 @@ impl Money {
         money::Money(of.fold(0, |sum, it| sum.saturating_add(it.2)))
     }
 
-    /// Since when the account is in arrears; `None` when it is not. What is posted says since when; what is only accrued so far
-    /// begins now.
-    pub(in crate::controllers) async fn arrears_since(
+    /// Is the account in arrears, and since when? What is posted says since when; what is only accrued so far begins now.
+    pub(in crate::controllers) async fn arrears(
         &self,
         account: &Account,
         currency: &Currency,
         now: Timestamp,
-    ) -> Result<Option<Timestamp>, Problem> {
+    ) -> Result<Arrears, Problem> {
         let limit = accounts::credit_limit(account, currency)?;
         let name = account.metadata.name.clone().unwrap_or_default();
         let summary = self.summary(account, now).await.map_err(|it| super::unavailable(&it))?;
-        let since = if accounts::in_arrears(account, &summary, limit) {
+        let arrears = if accounts::in_arrears(account, &summary, limit) {
             let posted = self.ledger().map_err(|it| super::unavailable(&it))?;
             let posted = posted.below_since(&name, currency.code(), -limit.0).await;
             let posted = posted.map_err(|it| super::unavailable(&it))?;
-            Some(posted.and_then(|it| Timestamp::from_millisecond(it).ok()).unwrap_or(now))
+            Arrears::Since(posted.and_then(|it| Timestamp::from_millisecond(it).ok()).unwrap_or(now))
         } else {
-            None
+            Arrears::Clear
         };
-        self.hourly().arrears.insert(name, since);
-        Ok(since)
+        self.hourly().arrears.insert(name, arrears);
+        Ok(arrears)
     }
 
-    /// Since when an account was in arrears when it was last looked at; `None` before that.
-    pub(in crate::controllers) fn known_arrears(&self, account: &str) -> Option<Option<Timestamp>> {
-        self.hourly().arrears.get(account).copied()
+    /// How an account stood when it was last looked at.
+    pub(in crate::controllers) fn known_arrears(&self, account: &str) -> Arrears {
+        self.hourly().arrears.get(account).copied().unwrap_or_default()
     }
 }

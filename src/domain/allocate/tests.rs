@@ -533,6 +533,7 @@ fn a_pool_that_shrinks_keeps_what_is_in_place_while_other_cards_are_away() {
 
 #[test]
 fn machines_take_a_node_when_they_are_paid() {
+    type Row<'a> = (&'a [&'a str], &'a [(&'a str, bool)], bool, &'a [&'a str], &'a [&'a str], bool);
     let asks = |names: &[&str], bought: &[&str], returning: &[(&str, bool)], paid| {
         let demand = Demand::Dedicated {
             machines: machines(names),
@@ -542,7 +543,6 @@ fn machines_take_a_node_when_they_are_paid() {
         };
         claim("g", 0, demand)
     };
-    type Row<'a> = (&'a [&'a str], &'a [(&'a str, bool)], bool, &'a [&'a str], &'a [&'a str], bool);
     let rows: &[Row<'_>] = &[
         // An order: unpaid it only hears whether it fits.
         (&["m-0", "m-1"], &[], false, &[], &[], true),

@@ -16,9 +16,9 @@ fn hourly(billed: &str, end: Option<End>) -> Hourly {
 
 #[test]
 fn an_hour_is_charged_when_it_is_over_or_the_use_ends_in_it() {
+    type Row<'a> = (&'a str, Option<End>, &'a str, &'a [(&'a str, u64)], &'a str);
     let given = |it| Some(End::GivenBack(at(it)));
     let converted = |it| Some(End::Converted(at(it)));
-    type Row<'a> = (&'a str, Option<End>, &'a str, &'a [(&'a str, u64)], &'a str);
     let rows: &[Row<'_>] = &[
         (FROM, None, "2026-11-10T11:20:29", &[], FROM),
         (FROM, None, "2026-11-10T11:20:30", &[(FROM, 3_600)], "2026-11-10T11:20:30"),
