@@ -272,11 +272,10 @@ fn an_operator_killed_between_any_two_writes_charges_each_machine_once() {
         world.apply(&sets(""));
         world.ready("dg/train");
         world.apply(&sets(", renewals: [{months: 1}]"));
-        let expiry = || {
-            field("-n killedgroup dg/train", ".status.machines[0].expiresAt").parse::<jiff::Timestamp>().ok()
-        };
-        until("the renewal", || match expiry() {
-            Some(it) if it > jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * 40) => Ok(()),
+        let time = |path: &str| field("-n killedgroup dg/train", path).parse::<jiff::Timestamp>().ok();
+        let made = time(".metadata.creationTimestamp").expect("it was made");
+        until("the renewal", || match time(".status.machines[0].expiresAt") {
+            Some(it) if it > made + jiff::SignedDuration::from_hours(24 * 40) => Ok(()),
             other => Err(format!("{other:?}, killed after write {at}")),
         });
         assert_eq!(world.shares(2, "dedicated"), 16, "killed after write {at}");

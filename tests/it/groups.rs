@@ -92,6 +92,11 @@ fn order(market: &Market, id: &str) -> Line {
     line.unwrap_or_else(|| panic!("no order {id}"))
 }
 
+/// When the group was made; its machines were there a little later.
+fn made(market: &Market) -> Timestamp {
+    market.time("dg/train", ".metadata.creationTimestamp")
+}
+
 fn phases(world: &World) -> String {
     world.field("dg/train", ".status.machines[*].phase")
 }
@@ -123,7 +128,7 @@ fn a_mixed_group_is_paid_renewed_expires_comes_back_and_is_refunded() {
     market.until_balance("798.00");
     assert!(hours(&market).is_empty());
     let expires = market.time("dg/train", ".status.machines[1].expiresAt");
-    move_to(&operator, Timestamp::now() + HOUR + MINUTE);
+    move_to(&operator, made(&market) + HOUR + MINUTE * 20);
     let charged = until_hours(&market, "burst-0", 1);
     assert_eq!(charged[0].1, 200);
     let began = charged[0].0;
@@ -254,7 +259,7 @@ fn a_machine_whose_node_is_gone_gets_another_one_and_pays_no_second_twice() {
     until("another node", || if [&second, ""].contains(&node(1).as_str()) { Err(node(1)) } else { Ok(()) });
     world.ready("dg/train");
     market.until_balance("398.00");
-    move_to(&operator, Timestamp::now() + HOUR * 2 + MINUTE);
+    move_to(&operator, made(&market) + HOUR * 2 + MINUTE * 20);
     let charged = until_hours(&market, "burst-0", 2);
     assert_eq!(charged[1].0, charged[0].0 + HOUR, "no second twice");
     market.until_balance("394.00");
@@ -276,7 +281,7 @@ fn hours_are_charged_once_also_those_that_nobody_saw() {
     // Away for hours: all of them, each once.
     drop(operator);
     let operator = market.operator();
-    let away = Timestamp::now() + HOUR * 5 + MINUTE * 30;
+    let away = made(&market) + HOUR * 5 + MINUTE * 30;
     move_to(&operator, away);
     for machine in ["burst-0", "burst-1"] {
         let charged = until_hours(&market, machine, 5);
@@ -354,7 +359,8 @@ fn machines_by_the_hour_are_given_back_in_arrears_and_come_back_when_it_is_paid(
     world.apply(&group(&[base(1, "").replace(", systemDiskGB: 300", ""), burst(1, "")].join(", ")));
     world.ready("dg/train");
     market.until_balance("0.00");
-    let start = Timestamp::now();
+    // Its first hour began less than ten minutes before that.
+    let start = made(&market) + MINUTE * 10;
     // The second hour is not paid for: it is owed from its end on. Nothing new is begun.
     move_to(&operator, start + HOUR * 2 + MINUTE);
     until_hours(&market, "burst-0", 2);
@@ -368,7 +374,7 @@ fn machines_by_the_hour_are_given_back_in_arrears_and_come_back_when_it_is_paid(
     move_to(&operator, start + HOUR * 25);
     until_hours(&market, "burst-0", 25);
     assert_eq!(phases(world), "Running Running");
-    move_to(&operator, start + HOUR * 26 + MINUTE * 2);
+    move_to(&operator, start + HOUR * 26 + MINUTE * 10);
     until_phases(world, "Running Suspended");
     world.until_shares(2, "dedicated", 8);
     world.not_ready("dg/train", "InArrears");
