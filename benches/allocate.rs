@@ -46,6 +46,8 @@ fn world() -> Snapshot {
                         zone: String::new(),
                     }],
                     bought: vec![],
+                    returning: std::collections::BTreeMap::new(),
+                    paid: true,
                 },
                 1..=9 => {
                     Demand::Resident { cards: 1 + u32::try_from(at % 4).unwrap_or(0), bought: 0, paid: true }

@@ -1,6 +1,6 @@
 //! DedicatedGroup: machines of one's own.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -187,10 +187,13 @@ pub struct DedicatedGroupStatus {
     /// Its machines.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub machines: Vec<MachineStatus>,
+    /// Until when prepaid machines keep the group from being deleted (`earlyRelease: Refuse`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound_until: Option<Time>,
     /// Endpoints on an Inference group.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<GroupEndpoint>,
-    /// Ready, MachinesReady.
+    /// Ready, MachinesReady, Paid, ExpiringSoon.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -228,6 +231,9 @@ pub struct MachineStatus {
     pub phase: MachinePhase,
     /// How it is paid.
     pub billing: Billing,
+    /// When its term ends, or has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Time>,
     /// Pods of the group on it.
     pub pods: i32,
     /// While it is emptied.
@@ -250,6 +256,12 @@ pub enum MachinePhase {
     Abnormal,
     /// Goes back when it is empty.
     Releasing,
+    /// Its term has ended: a renewal brings it back, if there is a machine then.
+    Expired,
+    /// It was given back in arrears: it comes back when that is paid.
+    Suspended,
+    /// It was not renewed in time, and is released for good.
+    Released,
 }
 
 /// How emptying a machine goes.

@@ -98,8 +98,13 @@ pub enum Demand {
     Dedicated {
         /// The machines, by name.
         machines: Vec<Machine>,
-        /// Names among `machines` that were given a node before: a lost one is replaced before anybody buys.
+        /// Names among `machines` that are bought: a lost one is replaced before anybody buys.
         bought: Vec<String>,
+        /// Those among `machines` that were bought once and come back, each by itself: each is there money for it? If not, the answer
+        /// only says whether there is a node.
+        returning: BTreeMap<String, bool>,
+        /// Is there money for all others, which are one order? If not, the answer only says whether they would fit.
+        paid: bool,
     },
     /// Cards for a spot server, on one node.
     Spot {

@@ -15,8 +15,6 @@ pub struct Numbers {
     pub live: BTreeSet<u32>,
     /// Those among them that have had a node: they are bought, and leave only when they are named.
     pub placed: BTreeSet<u32>,
-    /// Was it ever paid ahead? It is so until the term ends, whatever its owner writes meanwhile.
-    pub prepaid: bool,
 }
 
 /// A set as the group's owner wants it.
@@ -26,8 +24,6 @@ pub struct Set {
     pub name: String,
     /// Machines in it.
     pub count: u32,
-    /// Paid ahead.
-    pub prepaid: bool,
 }
 
 /// Why the machines are not yet as the owner wants them.
@@ -52,9 +48,15 @@ pub fn machine_name(set: &str, number: u32) -> String {
     format!("{set}-{number}")
 }
 
-/// The machines as they shall be. `keep_prepaid`: those that are paid ahead may not leave before their term ends
-/// (`earlyRelease: Refuse`).
-pub fn plan(now: &Record, sets: &[Set], release: &[String], keep_prepaid: bool) -> (Record, Vec<Problem>) {
+/// The machines as they shall be. `bound`: those that may not leave before their term ends. `over`: those that nothing brings
+/// back; they count until their set gets smaller, and need not be named then.
+pub fn plan(
+    now: &Record,
+    sets: &[Set],
+    release: &[String],
+    bound: &BTreeSet<String>,
+    over: &BTreeSet<String>,
+) -> (Record, Vec<Problem>) {
     let mut record = now.clone();
     let mut problems = Vec::new();
     for set in sets {
@@ -62,7 +64,7 @@ pub fn plan(now: &Record, sets: &[Set], release: &[String], keep_prepaid: bool) 
     }
     for (name, numbers) in &mut record.0 {
         let set = sets.iter().find(|it| it.name == *name);
-        numbers.prepaid |= set.is_some_and(|it| it.prepaid);
+        numbers.placed.retain(|it| !over.contains(&machine_name(name, *it)));
         let count = usize::try_from(set.map_or(0, |it| it.count)).unwrap_or(usize::MAX);
         // Machines that never had a node leave first, the newest of them first.
         let waiting: Vec<u32> =
@@ -76,7 +78,7 @@ pub fn plan(now: &Record, sets: &[Set], release: &[String], keep_prepaid: bool) 
         for number in numbers.live.clone() {
             let machine = machine_name(name, number);
             if numbers.live.len() > count && release.contains(&machine) {
-                if numbers.prepaid && keep_prepaid {
+                if bound.contains(&machine) {
                     problems.push(Problem::BoundByTerm { machine });
                 } else {
                     numbers.live.remove(&number);
@@ -147,7 +149,6 @@ mod tests {
                             next: *next,
                             live: live.iter().copied().collect(),
                             placed: live.iter().copied().collect(),
-                            prepaid: false,
                         },
                     )
                 })
@@ -165,11 +166,11 @@ mod tests {
         expected: &[u32],
         problems: &[Problem],
     ) {
-        let sets = [Set { name: "m".to_owned(), count, prepaid: false }];
+        let sets = [Set { name: "m".to_owned(), count }];
         let release: Vec<String> = release.iter().map(|it| (*it).to_owned()).collect();
         let mut before = record(&[("m", next, now)]);
         before.0.get_mut("m").unwrap().placed = placed.iter().copied().collect();
-        let (after, found) = plan(&before, &sets, &release, true);
+        let (after, found) = plan(&before, &sets, &release, &none(), &none());
         assert_eq!(after.0["m"].live.iter().copied().collect::<Vec<_>>(), expected);
         assert_eq!(found, problems);
     }
@@ -200,22 +201,36 @@ mod tests {
     #[test]
     fn a_removed_set_must_be_named_too() {
         let before = record(&[("gone", 1, &[0])]);
-        let (_, problems) = plan(&before, &[], &[], true);
+        let (_, problems) = plan(&before, &[], &[], &none(), &none());
         assert_eq!(problems, [Problem::NameMachines { set: "gone".to_owned(), missing: 1 }]);
-        let (after, problems) = plan(&before, &[], &["gone-0".to_owned()], true);
+        let (after, problems) = plan(&before, &[], &["gone-0".to_owned()], &none(), &none());
         assert_eq!((after.machines().count(), problems.len()), (0, 0));
     }
 
+    fn none() -> BTreeSet<String> {
+        BTreeSet::new()
+    }
+
     #[test]
-    fn a_prepaid_machine_stays_where_the_tariff_says_so() {
-        let set = |prepaid| Set { name: "m".to_owned(), count: 0, prepaid };
+    fn a_machine_that_is_bound_by_its_term_stays() {
+        let set = [Set { name: "m".to_owned(), count: 0 }];
         let release = ["m-0".to_owned()];
-        let bound = [Problem::BoundByTerm { machine: "m-0".to_owned() }];
-        let (after, problems) = plan(&record(&[("m", 1, &[0])]), &[set(true)], &release, true);
-        assert_eq!((after.machines().count(), problems.as_slice()), (1, bound.as_slice()));
-        // Neither another billing nor taking the set away changes what was paid for.
-        assert_eq!(plan(&after, &[set(false)], &release, true).1, bound);
-        assert_eq!(plan(&after, &[], &release, true).1, bound);
-        assert_eq!(plan(&after, &[set(true)], &release, false).0.machines().count(), 0);
+        let bound = BTreeSet::from(release.clone());
+        let problem = [Problem::BoundByTerm { machine: "m-0".to_owned() }];
+        let (after, problems) = plan(&record(&[("m", 1, &[0])]), &set, &release, &bound, &none());
+        assert_eq!((after.machines().count(), problems.as_slice()), (1, problem.as_slice()));
+        // Taking the set away changes nothing of what was paid for.
+        assert_eq!(plan(&after, &[], &release, &bound, &none()).1, problem);
+        assert_eq!(plan(&after, &set, &release, &none(), &none()).0.machines().count(), 0);
+    }
+
+    #[test]
+    fn a_machine_that_nothing_brings_back_is_not_replaced_and_leaves_unnamed() {
+        let over = BTreeSet::from(["m-0".to_owned()]);
+        let set = |count| [Set { name: "m".to_owned(), count }];
+        let (after, problems) = plan(&record(&[("m", 2, &[0, 1])]), &set(2), &[], &none(), &over);
+        assert_eq!((after.0["m"].live.len(), after.0["m"].next, problems.len()), (2, 2, 0), "no new one");
+        let (after, problems) = plan(&after, &set(1), &[], &none(), &over);
+        assert_eq!((after.0["m"].live.clone(), problems.len()), (BTreeSet::from([1]), 0));
     }
 }

@@ -49,71 +49,126 @@ impl Ledger {
     /// Holds an order's price: vouchers first, then cash, which may not go below `least`. An order that is held or posted already
     /// is returned as it is.
     pub async fn hold(&self, at: At, order: &OrderIn) -> Result<Held, Error> {
-        order.check()?;
-        let contract = BTreeSet::from([order.contract.as_str()]);
-        let others = [order.id.clone(), format!("{}/voucher", order.id), format!("{}/cash", order.id)];
+        let held = self.hold_all(at, std::slice::from_ref(order)).await?;
+        held.into_iter().next().ok_or_else(|| Error::NoHold(order.id.clone()))
+    }
+
+    /// Holds the prices of several orders of one contract and payer: all or none. Each as in `hold`.
+    pub async fn hold_all(&self, at: At, orders: &[OrderIn]) -> Result<Vec<Held>, Error> {
+        let Some(first) = orders.first() else { return Ok(Vec::new()) };
+        for order in orders {
+            order.check()?;
+            if (&order.contract, &order.account, &order.currency)
+                != (&first.contract, &first.account, &first.currency)
+            {
+                let reason = "must have the contract, account and currency of the others";
+                return Err(Error::Invalid { field: "order", value: order.id.clone(), reason });
+            }
+        }
+        let ids: Vec<&str> = orders.iter().map(|it| it.id.as_str()).collect();
+        let contract = BTreeSet::from([first.contract.as_str()]);
+        let others: Vec<String> = ids.iter().flat_map(|id| legs_of(id)).collect();
         let accounts =
-            BTreeSet::from([voucher(&order.account), cash(&order.account), sales(&order.currency)]);
+            BTreeSet::from([voucher(&first.account), cash(&first.account), sales(&first.currency)]);
         let questions =
-            [holds(&[&order.id]), contracts_by_id(&contract), rows_by_id(&others), balances_of(&accounts)];
+            [holds(&ids), contracts_by_id(&contract), rows_by_id(&others), balances_of(&accounts)];
         let (mut work, [earlier, known, others, balances]) = Work::begin(self, at, questions).await?;
-        let attempts = attempts(&rows(&earlier)?);
-        if let Some(standing) = attempts.iter().find(|it| it.state != OrderState::Voided) {
-            work.commit().await?;
-            return Ok(Held { done: Done::AlreadyThere, order: standing.clone() });
-        }
-        must_be_open(&order.contract, &known)?;
-        if !others.is_empty() {
-            return Err(Error::Taken(order.id.clone()));
-        }
+        let earlier = attempts(&rows(&earlier)?);
+        let others = rows(&others)?;
         work.know(&balances)?;
-        let held = price(&work, order, u32::try_from(attempts.len()).unwrap_or(u32::MAX), at)?;
-        for (leg, debit, amount) in legs(&order.account, held.voucher, held.cash) {
-            work.enter(Entry {
-                id: format!("{}/{}/{leg}", order.id, held.attempt),
-                kind: Kind::Hold,
-                of: None,
-                order_id: &order.id,
-                contract: Some(&order.contract),
-                debit,
-                credit: sales(&order.currency),
-                amount,
-                currency: &order.currency,
-                detail: &order.detail,
-            })?;
+        let mut held = Vec::with_capacity(orders.len());
+        let mut needed_before = 0_i64;
+        for (place, order) in orders.iter().enumerate() {
+            let attempts = || earlier.iter().filter(|it| it.id == order.id);
+            let again = orders[..place].iter().any(|it| it.id == order.id);
+            if let Some(standing) = attempts().find(|it| it.state != OrderState::Voided) {
+                held.push(Held { done: Done::AlreadyThere, order: standing.clone() });
+                continue;
+            }
+            must_be_open(&order.contract, &known)?;
+            let own = legs_of(&order.id);
+            if again || others.iter().any(|it| own.contains(&it.id.to_string())) {
+                return Err(Error::Taken(order.id.clone()));
+            }
+            let attempt = u32::try_from(attempts().count()).unwrap_or(u32::MAX);
+            let row =
+                price(&work, order, attempt, at).map_err(|it| of_all(it, needed_before, &orders[place..]))?;
+            needed_before = needed_before.saturating_add(row.cash);
+            for (leg, debit, amount) in legs(&order.account, row.voucher, row.cash) {
+                work.enter(Entry {
+                    id: format!("{}/{}/{leg}", order.id, row.attempt),
+                    kind: Kind::Hold,
+                    of: None,
+                    order_id: &order.id,
+                    contract: Some(&order.contract),
+                    debit,
+                    credit: sales(&order.currency),
+                    amount,
+                    currency: &order.currency,
+                    detail: &order.detail,
+                })?;
+            }
+            held.push(Held { done: Done::New, order: row });
         }
         work.commit().await?;
-        Ok(Held { done: Done::New, order: held })
+        Ok(held)
     }
 
     /// The order is fulfilled: what is held for it becomes ours. One that is posted already is returned as it is.
     pub async fn post(&self, at: At, order_id: &str) -> Result<Held, Error> {
-        entry::check_text("order", order_id)?;
-        let (mut work, [rows]) = Work::begin(self, at, [holds(&[order_id])]).await?;
-        let rows = self::rows(&rows)?;
-        let standing = attempts(&rows).into_iter().find(|it| it.state != OrderState::Voided);
-        let Some(mut order) = standing else { return Err(Error::NoHold(order_id.to_owned())) };
-        if order.state == OrderState::Posted {
-            work.commit().await?;
-            return Ok(Held { done: Done::AlreadyThere, order });
+        let posted = self.post_all(at, &[order_id]).await?;
+        posted.into_iter().next().ok_or_else(|| Error::NoHold(order_id.to_owned()))
+    }
+
+    /// Several orders are fulfilled: all or none. Each as in `post`.
+    pub async fn post_all(&self, at: At, order_ids: &[&str]) -> Result<Vec<Held>, Error> {
+        for id in order_ids {
+            entry::check_text("order", id)?;
         }
-        end(&mut work, &rows, order.attempt, Kind::Post).await?;
+        let (mut work, [rows]) = Work::begin(self, at, [holds(order_ids)]).await?;
+        let rows = self::rows(&rows)?;
+        let attempts = attempts(&rows);
+        let mut posted = Vec::with_capacity(order_ids.len());
+        let mut ended = Vec::new();
+        for id in order_ids {
+            let standing = attempts.iter().find(|it| it.id == *id && it.state != OrderState::Voided);
+            let Some(order) = standing else { return Err(Error::NoHold((*id).to_owned())) };
+            let mut order = order.clone();
+            let done = match order.state {
+                OrderState::Posted => Done::AlreadyThere,
+                OrderState::Held | OrderState::Voided => {
+                    ended.push((order.id.clone(), order.attempt));
+                    (order.state, order.posted_at_ms) = (OrderState::Posted, Some(at.ms));
+                    Done::New
+                }
+            };
+            posted.push(Held { done, order });
+        }
+        end(&mut work, &rows, &ended, Kind::Post).await?;
         work.commit().await?;
-        (order.state, order.posted_at_ms) = (OrderState::Posted, Some(at.ms));
-        Ok(Held { done: Done::New, order })
+        Ok(posted)
     }
 
     /// The order is given up: nothing is held for it any more. That it was given up already, or never held, is as good.
     pub async fn void(&self, at: At, order_id: &str) -> Result<(), Error> {
-        entry::check_text("order", order_id)?;
-        let (mut work, [rows]) = Work::begin(self, at, [holds(&[order_id])]).await?;
-        let rows = self::rows(&rows)?;
-        if let Some(order) = attempts(&rows).into_iter().find(|it| it.state != OrderState::Voided) {
-            if order.state == OrderState::Posted {
-                return Err(Error::Posted(order_id.to_owned()));
-            }
-            end(&mut work, &rows, order.attempt, Kind::Void).await?;
+        self.void_all(at, &[order_id]).await
+    }
+
+    /// Several orders are given up: all or none. Each as in `void`.
+    pub async fn void_all(&self, at: At, order_ids: &[&str]) -> Result<(), Error> {
+        for id in order_ids {
+            entry::check_text("order", id)?;
         }
+        let (mut work, [rows]) = Work::begin(self, at, [holds(order_ids)]).await?;
+        let rows = self::rows(&rows)?;
+        let mut ended = Vec::new();
+        for order in attempts(&rows).into_iter().filter(|it| it.state != OrderState::Voided) {
+            if order.state == OrderState::Posted {
+                return Err(Error::Posted(order.id));
+            }
+            ended.push((order.id, order.attempt));
+        }
+        end(&mut work, &rows, &ended, Kind::Void).await?;
         work.commit().await
     }
 
@@ -192,10 +247,40 @@ fn price(work: &Work<'_>, order: &OrderIn, attempt: u32, at: At) -> Result<Order
     })
 }
 
-/// Ends all legs of an attempt.
-async fn end(work: &mut Work<'_>, rows: &[Row<'_>], attempt: u32, kind: Kind) -> Result<(), Error> {
-    let legs: Vec<&Row<'_>> =
-        rows.iter().filter(|it| it.kind == Kind::Hold && it.attempt() == attempt).collect();
+/// What an order's id would be in other rows.
+fn legs_of(id: &str) -> [String; 3] {
+    [id.to_owned(), format!("{id}/voucher"), format!("{id}/cash")]
+}
+
+/// Why there is not enough for all: what is needed is what the orders before this one need, and this one, and those after it.
+fn of_all(error: Error, before: i64, from_here: &[OrderIn]) -> Error {
+    match error {
+        Error::NotEnough { available, needed } => {
+            let after = from_here.iter().skip(1).fold(0_i64, |sum, it| sum.saturating_add(it.price));
+            Error::NotEnough {
+                available: available.saturating_add(before),
+                needed: before.saturating_add(needed).saturating_add(after),
+            }
+        }
+        other => other,
+    }
+}
+
+/// Ends all legs of these attempts at orders.
+async fn end(
+    work: &mut Work<'_>,
+    rows: &[Row<'_>],
+    attempts: &[(String, u32)],
+    kind: Kind,
+) -> Result<(), Error> {
+    let is_meant = |it: &&Row<'_>| {
+        let of = |(order, attempt): &(String, u32)| it.order_id == *order && it.attempt() == *attempt;
+        it.kind == Kind::Hold && attempts.iter().any(of)
+    };
+    let legs: Vec<&Row<'_>> = rows.iter().filter(is_meant).collect();
+    if legs.is_empty() {
+        return Ok(());
+    }
     let accounts = legs.iter().flat_map(|it| [it.debit.to_string(), it.credit.to_string()]).collect();
     work.read_balances(&accounts).await?;
     for leg in legs {

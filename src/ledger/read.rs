@@ -1,6 +1,7 @@
 //! What the ledger says to bills, lists and arrears. Nothing here writes.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use sqlx::any::AnyRow;
@@ -8,7 +9,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use super::book::{Funds, Row, cash, voucher};
 use super::orders::attempts;
-use super::work::{COLUMNS, read, row, rows};
+use super::work::{COLUMNS, VALUES_PER_SELECT, read, row, rows};
 use super::{Balance, Error, Ledger, Line, LineKind, OrderRow, entry};
 
 impl Ledger {
@@ -57,6 +58,58 @@ impl Ledger {
             add(&mut lines, row(&it)?);
         }
         Ok(lines)
+    }
+
+    /// When these were refunded, by the id of the refund: those that were.
+    pub async fn refunded(&self, refunds: &[String]) -> Result<BTreeMap<String, i64>, Error> {
+        let mut found = BTreeMap::new();
+        for some in refunds.chunks(VALUES_PER_SELECT) {
+            let places: Vec<String> = (1..=some.len()).map(|it| format!("${it}")).collect();
+            let text = format!("SELECT order_id, at_ms FROM transfers WHERE id IN ({})", places.join(", "));
+            let mut query = sqlx::query(AssertSqlSafe(text));
+            for it in some {
+                query = query.bind(format!("{it}/cash"));
+            }
+            for row in query.fetch_all(&self.readers).await.map_err(read("refunds"))? {
+                let fault = read("refunds");
+                found.insert(row.try_get(0).map_err(&fault)?, row.try_get(1).map_err(&fault)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Since when what is posted for a customer, money and vouchers together, has been below `least` without a break; `None` when
+    /// it is not below it.
+    pub async fn below_since(&self, account: &str, currency: &str, least: i64) -> Result<Option<i64>, Error> {
+        let now = self.balance(account, currency).await?;
+        let mut posted = now.cash.posted.saturating_add(now.voucher.posted);
+        let (mut since, mut before) = (None, i64::MAX);
+        // Two halves, each with its index; from the last row back, until before one there was enough.
+        let text = "SELECT seq, at_ms, amount FROM ( \
+             SELECT seq, at_ms, -amount AS amount FROM transfers WHERE debit IN ($1, $2) AND currency = $3 AND seq < $4 \
+             AND kind IN ('transfer', 'post') \
+             UNION ALL \
+             SELECT seq, at_ms, amount FROM transfers WHERE credit IN ($1, $2) AND currency = $3 AND seq < $4 \
+             AND kind IN ('transfer', 'post') AND substr(credit, 1, 6) <> 'sales:') AS moved \
+             ORDER BY seq DESC LIMIT 500";
+        let fault = read("arrears");
+        while posted < least {
+            let query = sqlx::query(text).bind(cash(account)).bind(voucher(account)).bind(currency);
+            let rows = query.bind(before).fetch_all(&self.readers).await.map_err(&fault)?;
+            if rows.is_empty() {
+                return Ok(since);
+            }
+            for row in rows {
+                let amount: i64 = row.try_get(2).map_err(&fault)?;
+                before = row.try_get(0).map_err(&fault)?;
+                if posted >= least {
+                    return Ok(since);
+                }
+                since = Some(row.try_get(1).map_err(&fault)?);
+                posted = posted.saturating_sub(amount);
+            }
+        }
+        Ok(since)
     }
 
     /// All rows of all tables as text, in a fixed order: two ledgers with the same content have the same dump.

@@ -239,9 +239,10 @@ fn an_operator_killed_between_any_two_writes_leaves_nothing_wrong() {
         world.k("delete sep,spot,dg --all --timeout=60s");
         until("the pool to be free", || k("-n killed delete rp/chat --ignore-not-found --timeout=60s"));
         world.until_empty(2);
-        // Each life of the pool cost its first day, 420.00 ÷ 28 to 31 × 1.2: charged once, and refunded once.
+        // Each life of the pool cost its first day, 420.00 ÷ 28 to 31 × 1.2: charged once, and refunded once. And the machine by
+        // the hour one hour, which had begun.
         let lives = i64::try_from(at).expect("few");
-        let cost = [30, 31, 28, 29].map(|days| (42_000 * 12 * 2 + 10 * days) / (2 * 10 * days) * lives);
+        let cost = [30, 31, 28, 29].map(|days| (first_day(42_000, days) + 200) * lives);
         until("the refund to be posted", || match billed() {
             Some(now) if cost.contains(&(now - before)) => Ok(()),
             now => Err(format!("{now:?} after {at} lives, none of {cost:?} more than {before}")),
@@ -254,6 +255,61 @@ fn an_operator_killed_between_any_two_writes_leaves_nothing_wrong() {
         at += 1;
     }
     assert!(at > 15, "killed after each of {at} writes");
+}
+
+/// What the first day of a month costs, in cents, for who leaves in it.
+fn first_day(price: i64, days: i64) -> i64 {
+    (price * 12 * 2 + 10 * days) / (2 * 10 * days)
+}
+
+#[test]
+fn an_operator_killed_between_any_two_writes_charges_each_machine_once() {
+    let world = World::new("killedgroup", 2);
+    let proxy = Arc::new(Proxy::start());
+    let mut at = 1;
+    let billed = || field("account/killedgroup", ".status.thisMonth").replace('.', "").parse::<i64>().ok();
+    let before = billed_by_operator(&world, billed);
+    let sets = |renewals: &str| {
+        let base = format!(
+            "{{name: base, machineType: m8, count: 1, billing: Prepaid, term: {{months: 1}}{renewals}}}"
+        );
+        let mixed = format!("[{base}, {{name: burst, machineType: m8, count: 1, billing: Postpaid}}]");
+        GROUP
+            .replace("[{name: base, machineType: m8, count: 1, billing: Postpaid}]", &mixed)
+            .replace("machineSets", "network: Open\n  machineSets")
+    };
+    // Until the whole life of the group takes fewer writes than that.
+    loop {
+        let supervised = Supervised::start(&proxy, "killedgroup", at);
+        world.apply(&sets(""));
+        world.ready("dg/train");
+        world.apply(&sets(", renewals: [{months: 1}]"));
+        let time = |path: &str| field("-n killedgroup dg/train", path).parse::<jiff::Timestamp>().ok();
+        let made = time(".metadata.creationTimestamp").expect("it was made");
+        until("the renewal", || match time(".status.machines[0].expiresAt") {
+            Some(it) if it > made + jiff::SignedDuration::from_hours(24 * 40) => Ok(()),
+            other => Err(format!("{other:?}, killed after write {at}")),
+        });
+        assert_eq!(world.shares(2, "dedicated"), 16, "killed after write {at}");
+        until("the group to be free", || {
+            k("-n killedgroup delete dg/train --ignore-not-found --timeout=60s")
+        });
+        world.until_empty(2);
+        // Each life cost the first day of 1000.00 and an hour; the renewal, which had not begun, nothing.
+        let lives = i64::try_from(at).expect("few");
+        let cost = [30, 31, 28, 29].map(|days| (first_day(100_000, days) + 200) * lives);
+        until("the refunds to be posted", || match billed() {
+            Some(now) if cost.contains(&(now - before)) => Ok(()),
+            now => Err(format!("{now:?} after {at} lives, none of {cost:?} more than {before}")),
+        });
+        let killed = supervised.again.load(Ordering::SeqCst) > 0;
+        drop(supervised);
+        if !killed {
+            break;
+        }
+        at += 1;
+    }
+    assert!(at > 8, "killed after each of {at} writes");
 }
 
 /// What was billed before, in cents, once an operator has looked.

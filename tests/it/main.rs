@@ -8,6 +8,7 @@ mod faults;
 mod gateway;
 mod gateway_access;
 mod gateway_process;
+mod groups;
 mod install;
 mod ledger;
 mod manifests;

@@ -61,7 +61,8 @@ impl Market {
         ));
     }
 
-    fn balance(&self) -> String {
+    /// What the account has.
+    pub fn balance(&self) -> String {
         field(&format!("account/{}", self.account), ".status.balance")
     }
 
@@ -182,9 +183,11 @@ fn a_pool_is_paid_ages_expires_comes_back_and_is_refunded() {
     assert!(report.contains("adds up"), "{report}");
 }
 
-const EXPIRING: &str = "range .status.conditions[?(@.type==\"ExpiringSoon\")]}{.status} {.reason}{end";
+/// The condition ExpiringSoon.
+pub const EXPIRING: &str = "range .status.conditions[?(@.type==\"ExpiringSoon\")]}{.status} {.reason}{end";
 
-fn a_month_after(begin: jiff::Timestamp) -> jiff::Timestamp {
+/// A calendar month later.
+pub fn a_month_after(begin: jiff::Timestamp) -> jiff::Timestamp {
     let begin = begin.to_zoned(jiff::tz::TimeZone::UTC);
     begin.checked_add(jiff::Span::new().months(1)).expect("a month later is a time").timestamp()
 }

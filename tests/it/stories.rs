@@ -40,7 +40,8 @@ spec:
   machineSets: [{name: base, machineType: m8, count: 1, billing: Postpaid}]
 "#;
 
-const GROUP_POD: &str = r#"
+/// A pod of the group.
+pub const GROUP_POD: &str = r#"
 apiVersion: v1
 kind: Pod
 metadata: {namespace: "@", name: job, labels: {tenure.dev/group: train, app: job}}

@@ -65,7 +65,11 @@ pub(super) fn take(context: &Context, nodes: &[Arc<SlimNode>]) -> Taken {
         }
     }
     for it in caches.groups.all() {
-        claim(reference(Kind::Group, &*it), group::claim(caches, &it));
+        match group::asks(context, &it) {
+            pool::Asks::For(asked) => claim(reference(Kind::Group, &*it), Some(asked)),
+            pool::Asks::Frozen(key) => frozen.push(key),
+            pool::Asks::Nothing => (),
+        }
     }
     for it in caches.spots.all() {
         claim(reference(Kind::Spot, &*it), spot::claim(caches, &it));

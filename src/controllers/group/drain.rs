@@ -14,11 +14,13 @@ pub(super) fn mark(group: &DedicatedGroup) -> String {
     format!("{}/{}", group.namespace().unwrap_or_default(), group.name_any())
 }
 
-/// Cordons a node and asks its pods to leave; how far it has come. Called again until nobody is left.
+/// Cordons a node and asks its pods to leave; how far it has come. Called again until nobody is left. `by_force`: who can't be
+/// evicted is deleted.
 pub(super) async fn step(
     context: &Context,
     group: &DedicatedGroup,
     node: &SlimNode,
+    by_force: bool,
 ) -> Result<DrainStatus, Error> {
     if !node.spec.unschedulable {
         let change = NodeChange {
@@ -37,6 +39,10 @@ pub(super) async fn step(
             continue;
         }
         if let Evicted::Blocked(why) = context.cluster.evict(pod).await.map_err(Error::Apply)? {
+            if by_force {
+                context.cluster.delete_pod(pod).await.map_err(Error::Apply)?;
+                continue;
+            }
             let name =
                 format!("{}/{}", pod.metadata.namespace.as_deref().unwrap_or_default(), pod.name_any());
             status.blocked_by.get_or_insert(format!("pod {name}: {why}"));

@@ -1,110 +1,103 @@
 //! DedicatedGroup: the machines it claims, who may use them, emptying and giving back, what it reports.
 
 mod drain;
+mod hours;
+mod leave;
+mod life;
+mod offer;
+mod order;
 mod record;
 mod report;
+mod step;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 
-use super::facts::{self, Problem};
-use super::pool::{count, created_seconds, generation, in_words, is_guarded, is_leaving, is_refused, key};
-use super::{Context, Done, Error, TICK, allocator, endpoint, status};
+use super::facts::Problem;
+use super::pool::{
+    Asks, count, created_seconds, generation, in_words, is_guarded, is_leaving, is_refused, key,
+};
+use super::{Context, Done, Error, TICK, allocator, endpoint, money, status};
 use crate::api::condition::Reason;
-use crate::api::group::{Billing, DrainStatus, Network, Usage};
-use crate::api::tariff::EarlyRelease;
+use crate::api::group::{DrainStatus, MachineSet, Network, Usage};
 use crate::api::{DedicatedGroup, names};
 use crate::cluster::read::{Caches, ContractRef};
 use crate::cluster::slim::{SlimNode, SlimPod};
 use crate::domain::allocate::Outcome;
 use crate::domain::fleet::{Claim, Demand, Machine};
 use crate::domain::machines::{self, Record};
-
-/// What a group is, resolved.
-struct Input {
-    account: String,
-    /// By set: the type of a machine's cards, and how many it has.
-    types: BTreeMap<String, (String, u32)>,
-    early_release: EarlyRelease,
-}
+use crate::domain::money::calendar::after_seconds;
+use crate::domain::money::machine::DRAIN_SECONDS;
+use life::Claimed;
+use offer::Offer;
+use order::{Known, Ordered};
 
 // Validate.
 
-fn validate(caches: &Caches, group: &DedicatedGroup) -> Result<Input, Problem> {
-    let (account, tariff) = facts::payer(caches, &group.namespace().unwrap_or_default(), &group.spec.region)?;
-    let terms = tariff.spec.dedicated.as_ref();
-    let mut types = BTreeMap::new();
-    for set in &group.spec.machine_sets {
-        let machine = terms
-            .and_then(|it| it.machine_types.iter().find(|it| it.name == set.machine_type))
-            .ok_or_else(|| {
-                let message = format!(
-                    "Tariff {} has no dedicated machine type {}",
-                    tariff.name_any(),
-                    set.machine_type
-                );
-                Problem::new(Reason::UnknownMachineType, message)
-            })?;
-        let priced = match set.billing {
-            Billing::Prepaid => machine.per_month.is_some(),
-            Billing::Postpaid => machine.per_hour.is_some(),
-        };
-        if !priced {
-            let message = format!(
-                "Tariff {} sells machine type {} not {:?}",
-                tariff.name_any(),
-                set.machine_type,
-                set.billing
-            );
-            return Err(Problem::new(Reason::NoPrice, message));
-        }
-        facts::card_type(caches, &machine.card_type)?;
-        types.insert(set.name.clone(), (machine.card_type.clone(), count(machine.cards)));
-    }
-    let early_release = terms.map(|it| it.early_release).unwrap_or_default();
-    Ok(Input { account: account.name_any(), types, early_release })
-}
-
 /// The types of the group's cards, in the order of its sets.
 pub(super) fn card_types(caches: &Caches, group: &DedicatedGroup) -> Result<Vec<String>, Problem> {
-    let input = validate(caches, group)?;
-    Ok(group.spec.machine_sets.iter().filter_map(|it| Some(input.types.get(&it.name)?.0.clone())).collect())
+    let offer = Offer::of(caches, group)?;
+    let of_set = |it: &MachineSet| Some(offer.sets.get(&it.name)?.card_type.clone());
+    Ok(group.spec.machine_sets.iter().filter_map(of_set).collect())
 }
 
 /// What the group asks of the allocator.
-pub(super) fn claim(caches: &Caches, group: &DedicatedGroup) -> Option<Claim> {
+pub(super) fn asks(context: &Context, group: &DedicatedGroup) -> Asks {
+    let caches = &context.caches;
     if !is_guarded(group) {
-        return None;
+        return Asks::Nothing;
     }
     let record = record::read(caches, group);
-    let bought = record.placed();
-    let input = validate(caches, group).ok();
+    let offer = Offer::of(caches, group).ok();
     let given = nodes_of(caches, group);
-    let machine = |(set, name): (&str, String)| {
-        let known = input.as_ref().and_then(|it| it.types.get(set)).cloned();
-        // Of a machine that the tariff does not know any more its node still tells.
-        let (card_type, cards) = known.or_else(|| given.get(&name).and_then(|it| allocator::cards_of(it)))?;
-        Some(Machine { name, card_type, cards, zone: group.spec.zone.clone() })
+    let nodes: BTreeSet<String> = given.keys().cloned().collect();
+    let claimed = match context.money.standing(group.metadata.uid.as_deref()) {
+        Some(standing) => match order::known(context, group, &standing, &record, &nodes, offer.as_ref()) {
+            Ok(Known { view, arrears }) => {
+                view.claimed(group, offer.as_ref(), &nodes, arrears, (context.now)())
+            }
+            // It keeps what it has; when it is deleted, all goes back.
+            Err(_) if is_leaving(group) => Claimed::default(),
+            Err(_) => return Asks::Frozen(key(group)),
+        },
+        // The ledger knows nothing of it: what is there stays.
+        None if is_leaving(group) => Claimed::default(),
+        None => Claimed { bought: record.placed(), paid: true, ..Claimed::default() },
     };
-    let mut machines: Vec<Machine> = record.machines().filter_map(machine).collect();
-    if is_leaving(group) {
-        machines.clear();
-    } else if input.is_none() || is_refused(group) {
-        // What is bought stays; nothing new is bought.
-        machines.retain(|it| bought.contains(&it.name));
-    }
-    Some(Claim {
+    Asks::For(claim(group, &record, offer.as_ref(), &given, claimed))
+}
+
+fn claim(
+    group: &DedicatedGroup,
+    record: &Record,
+    offer: Option<&Offer>,
+    given: &BTreeMap<String, Arc<SlimNode>>,
+    claimed: Claimed,
+) -> Claim {
+    let sets: BTreeMap<String, &str> = record.machines().map(|(set, name)| (name, set)).collect();
+    let machine = |name: &String| {
+        let known = sets.get(name).and_then(|set| offer?.sets.get(*set));
+        let known = known.map(|it| (it.card_type.clone(), it.cards));
+        // Of a machine that the tariff does not know any more its node still tells.
+        let (card_type, cards) = known.or_else(|| given.get(name).and_then(|it| allocator::cards_of(it)))?;
+        Some(Machine { name: name.clone(), card_type, cards, zone: group.spec.zone.clone() })
+    };
+    let version = claimed.version(group);
+    let Claimed { bought, returning, ordered, paid } = claimed;
+    let machines: Vec<Machine> =
+        bought.iter().chain(returning.keys()).chain(&ordered).filter_map(machine).collect();
+    Claim {
         key: key(group),
         card_type: machines.first().map(|it| it.card_type.clone()).unwrap_or_default(),
-        account: input.map(|it| it.account).unwrap_or_default(),
+        account: offer.map(|it| it.account.name_any()).unwrap_or_default(),
         created_seconds: created_seconds(group),
-        version: version(group),
-        demand: Demand::Dedicated { machines, bought },
-    })
+        version,
+        demand: Demand::Dedicated { machines, bought, returning, paid },
+    }
 }
 
 /// Cards of the group's machines that no pod uses.
@@ -116,11 +109,6 @@ pub(super) fn free_cards(caches: &Caches, group: &DedicatedGroup) -> u32 {
         (node.is_ready() && !node.spec.unschedulable).then(|| cards.saturating_sub(used))
     };
     nodes_of(caches, group).values().filter_map(free).sum()
-}
-
-/// What a claim is made from: the spec, and the machines as they are noted.
-fn version(group: &DedicatedGroup) -> String {
-    format!("{} {}", generation(group), group.annotations().get(names::MACHINES).map_or("", String::as_str))
 }
 
 /// The nodes that are machines of the group, by machine.
@@ -135,29 +123,22 @@ fn nodes_of(caches: &Caches, group: &DedicatedGroup) -> BTreeMap<String, Arc<Sli
 
 // Plan.
 
-/// The machines as the owner wants them, and what stands against it.
+/// The machines as the owner wants them, and what stands against it. `bound`: those that may not leave before their term ends.
+/// `over`: those that nothing brings back.
 fn plan(
     group: &DedicatedGroup,
-    input: &Input,
     before: &Record,
     placed: impl Iterator<Item = String>,
+    bound: &BTreeSet<String>,
+    over: &BTreeSet<String>,
 ) -> (Record, Vec<Problem>) {
-    let sets: Vec<machines::Set> = group
-        .spec
-        .machine_sets
-        .iter()
-        .map(|it| machines::Set {
-            name: it.name.clone(),
-            count: count(it.count),
-            prepaid: it.billing == Billing::Prepaid,
-        })
-        .collect();
+    let set = |it: &MachineSet| machines::Set { name: it.name.clone(), count: count(it.count) };
+    let sets: Vec<machines::Set> = group.spec.machine_sets.iter().map(set).collect();
     let mut before = before.clone();
     for machine in placed {
         before.place(&machine);
     }
-    let (record, problems) =
-        machines::plan(&before, &sets, &group.spec.release, input.early_release == EarlyRelease::Refuse);
+    let (record, problems) = machines::plan(&before, &sets, &group.spec.release, bound, over);
     let in_words = |it: machines::Problem| match it {
         machines::Problem::NameMachines { set, missing } => {
             let message = format!(
@@ -179,7 +160,7 @@ fn plan(
 
 /// What one pass found and did, for the report.
 struct Found {
-    input: Result<Input, Problem>,
+    input: Result<Offer, Problem>,
     record: Record,
     problems: Vec<Problem>,
     nodes: BTreeMap<String, Arc<SlimNode>>,
@@ -188,6 +169,8 @@ struct Found {
     more_come: bool,
     /// By machine that is being emptied, or is empty.
     drains: BTreeMap<String, DrainStatus>,
+    /// How it stands with its money.
+    ordered: Ordered,
 }
 
 /// One pass over a group.
@@ -197,30 +180,51 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
         return endpoint::release_ended(context, contract).await;
     };
     endpoint::release_ended(context, contract).await?;
-    let input = validate(caches, &group);
+    let input = Offer::of(caches, &group);
     let before = record::read(caches, &group);
     let nodes = nodes_of(caches, &group);
-    let (record, problems) = match &input {
-        Ok(input) if !is_leaving(&*group) => plan(&group, input, &before, nodes.keys().cloned()),
-        _ => (before, Vec::new()),
+    let (record, problems) = match (&input, settled(context, &group, &before, &nodes)) {
+        (Ok(_), Some((bound, over))) if !is_leaving(&*group) => {
+            plan(&group, &before, nodes.keys().cloned(), &bound, &over)
+        }
+        (Ok(_) | Err(_), _) => (before, Vec::new()),
     };
     // One look: an answer, and whether cards were coming when it was given, belong together.
     let published = context.published.borrow().clone();
     let outcome = published.outcomes.get(contract).cloned();
-    let comes = |(card_type, _): &(String, u32)| published.coming.contains(card_type);
-    let more_come = input.as_ref().is_ok_and(|it| it.types.values().any(comes));
-    let mut found = Found { input, record, problems, nodes, outcome, more_come, drains: BTreeMap::new() };
+    let comes = |it: &offer::SetOffer| published.coming.contains(&it.card_type);
+    let more_come = input.as_ref().is_ok_and(|it| it.sets.values().any(comes));
+    let (drains, ordered) = (BTreeMap::new(), Ordered::default());
+    let mut found = Found { input, record, problems, nodes, outcome, more_come, drains, ordered };
 
     let applied = apply(context, &group, &mut found).await;
 
     let new = report::make_status(context, &group, &found);
+    report::tell(context, &group, &new).await;
     let wait =
         status::report(context, contract, &*group, group.status.as_ref(), &new, |it| &it.conditions).await;
     applied?;
     let wait = wait?;
     let draining = found.drains.values().any(|it| it.remaining > 0);
     let drain = (draining || is_leaving(&*group)).then_some(TICK);
-    Ok(wait.into_iter().chain(drain).min().map_or(Done::Settled, Done::LookAgain))
+    Ok(wait.into_iter().chain(drain).chain(found.ordered.again).min().map_or(Done::Settled, Done::LookAgain))
+}
+
+/// Machines that are bound by their term, and those that nothing brings back; `None` while the ledger does not say.
+fn settled(
+    context: &Context,
+    group: &DedicatedGroup,
+    record: &Record,
+    nodes: &BTreeMap<String, Arc<SlimNode>>,
+) -> Option<(BTreeSet<String>, BTreeSet<String>)> {
+    let Some(standing) = context.money.standing(group.metadata.uid.as_deref()) else {
+        // Nothing is bought yet, or was before there was money.
+        return record.placed().is_empty().then(Default::default);
+    };
+    let nodes = nodes.keys().cloned().collect();
+    let known = order::known(context, group, &standing, record, &nodes, None).ok()?;
+    let bound = known.view.bound((context.now)()).into_keys().collect();
+    Some((bound, known.view.over()))
 }
 
 async fn apply(context: &Context, group: &DedicatedGroup, found: &mut Found) -> Result<(), Error> {
@@ -228,9 +232,18 @@ async fn apply(context: &Context, group: &DedicatedGroup, found: &mut Found) -> 
     if is_leaving(group) {
         return leave(context, group, found).await;
     }
+    let own = money::contract_id(&group.uid().unwrap_or_default());
+    // One that was restored from a backup names its former contract.
+    let contract = group.annotations().get(names::CONTRACT).cloned().unwrap_or(own);
     if !is_guarded(group) {
         return cluster
-            .add_finalizer::<DedicatedGroup>(&group.metadata, names::CARDS)
+            .guard::<DedicatedGroup>(&group.metadata, names::CARDS, names::CONTRACT, &contract)
+            .await
+            .map_err(Error::Apply);
+    }
+    if !group.annotations().contains_key(names::CONTRACT) {
+        return cluster
+            .annotate::<DedicatedGroup>(&group.metadata, names::CONTRACT, Some(&contract))
             .await
             .map_err(Error::Apply);
     }
@@ -241,13 +254,10 @@ async fn apply(context: &Context, group: &DedicatedGroup, found: &mut Found) -> 
             .await
             .map_err(Error::Apply);
     }
-    // Only an answer to these very machines refuses them.
-    let answer = found.outcome.as_ref().filter(|it| it.version == version(group));
-    let shortage = answer.and_then(|it| it.shortage.as_ref());
-    let buys = found.record.machines().count() > found.record.placed().len();
-    let may_refuse = buys && !is_refused(group) && !found.more_come;
-    if let (Some(shortage), Ok(input), true) = (shortage, &found.input, may_refuse) {
-        let card_type = input.types.values().next().map_or("", |it| it.0.as_str());
+    found.ordered = order::advance(context, group, found).await;
+    let may_refuse = !is_refused(group) && !found.more_come;
+    if let (Some(shortage), Ok(offer), true) = (&found.ordered.short, &found.input, may_refuse) {
+        let card_type = offer.sets.values().next().map_or("", |it| it.card_type.as_str());
         let refusal = format!("{} {}", generation(group), in_words(shortage, card_type).message);
         return cluster
             .annotate::<DedicatedGroup>(&group.metadata, names::REFUSED, Some(&refusal))
@@ -256,16 +266,21 @@ async fn apply(context: &Context, group: &DedicatedGroup, found: &mut Found) -> 
     }
     isolate(context, group).await?;
     turn_out(context, group, found).await?;
-    empty(context, group, found).await
+    empty(context, group, found).await?;
+    leave::give_back(context, group, found).await
 }
 
-/// Empties the machines that are named in `drain` and those that go back; restarts those that are named no more.
+/// Empties the machines that are named in `drain`, those that go back, and those for which nothing is paid any more; restarts
+/// the others.
 async fn empty(context: &Context, group: &DedicatedGroup, found: &mut Found) -> Result<(), Error> {
     let live: Vec<String> = found.record.machines().map(|(_, it)| it).collect();
     let mark = drain::mark(group);
     for (machine, node) in found.nodes.clone() {
-        if group.spec.drain.contains(&machine) || !live.contains(&machine) {
-            found.drains.insert(machine, drain::step(context, group, &node).await?);
+        let ends = found.ordered.ending.get(&machine).copied();
+        if group.spec.drain.contains(&machine) || !live.contains(&machine) || ends.is_some() {
+            let now = (context.now)();
+            let by_force = ends.is_some_and(|it| after_seconds(it, DRAIN_SECONDS) <= now);
+            found.drains.insert(machine, drain::step(context, group, &node, by_force).await?);
         }
     }
     // Machines that have just gone back are no longer ours, but the cordon still is.
@@ -324,6 +339,7 @@ async fn leave(context: &Context, group: &DedicatedGroup, found: &Found) -> Resu
     }
     let empty = found.nodes.is_empty() && found.outcome.as_ref().is_some_and(|it| it.holdings.is_empty());
     if is_guarded(group) && empty {
+        leave::settle(context, group).await?;
         return context
             .cluster
             .remove_finalizer::<DedicatedGroup>(&group.metadata, names::CARDS)

@@ -1,4 +1,4 @@
-//! The machines of a group, as its annotation keeps them: `{"base": {"next": 1, "live": [0], "placed": [0], "prepaid": true}}`.
+//! The machines of a group, as its annotation keeps them: `{"base": {"next": 1, "live": [0], "placed": [0]}}`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,8 +16,6 @@ struct Written {
     next: u32,
     live: BTreeSet<u32>,
     placed: BTreeSet<u32>,
-    #[serde(default)]
-    prepaid: bool,
 }
 
 /// The machines that the group has or waits for. Where the annotation is lost the nodes still know.
@@ -28,19 +26,13 @@ pub(super) fn read(caches: &Caches, group: &DedicatedGroup) -> Record {
 
 fn parse(text: &str) -> Option<Record> {
     let sets: BTreeMap<String, Written> = serde_json::from_str(text).ok()?;
-    let numbers =
-        |it: Written| Numbers { next: it.next, live: it.live, placed: it.placed, prepaid: it.prepaid };
+    let numbers = |it: Written| Numbers { next: it.next, live: it.live, placed: it.placed };
     Some(Record(sets.into_iter().map(|(set, it)| (set, numbers(it))).collect()))
 }
 
 /// As it stands in the annotation.
 pub(super) fn print(record: &Record) -> String {
-    let written = |it: &Numbers| Written {
-        next: it.next,
-        live: it.live.clone(),
-        placed: it.placed.clone(),
-        prepaid: it.prepaid,
-    };
+    let written = |it: &Numbers| Written { next: it.next, live: it.live.clone(), placed: it.placed.clone() };
     let sets: BTreeMap<&String, Written> = record.0.iter().map(|(set, it)| (set, written(it))).collect();
     serde_json::to_string(&sets).unwrap_or_default()
 }
@@ -65,10 +57,12 @@ mod tests {
 
     #[test]
     fn a_record_is_read_as_it_was_written() {
-        let numbers = Numbers { next: 4, live: [0, 3].into(), placed: [3].into(), prepaid: true };
+        let numbers = Numbers { next: 4, live: [0, 3].into(), placed: [3].into() };
         let record = Record([("base".to_owned(), numbers)].into());
-        assert_eq!(print(&record), r#"{"base":{"next":4,"live":[0,3],"placed":[3],"prepaid":true}}"#);
-        assert_eq!(parse(&print(&record)), Some(record));
+        assert_eq!(print(&record), r#"{"base":{"next":4,"live":[0,3],"placed":[3]}}"#);
+        assert_eq!(parse(&print(&record)), Some(record.clone()));
+        let older = r#"{"base":{"next":4,"live":[0,3],"placed":[3],"prepaid":true}}"#;
+        assert_eq!(parse(older), Some(record), "as it was written before there was money");
         assert_eq!(parse("{"), None);
     }
 }

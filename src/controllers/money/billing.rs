@@ -196,6 +196,7 @@ fn day_of(line: &Line) -> String {
 impl Money {
     /// What an account has used that is not billed yet.
     pub(in crate::controllers) fn accrued(&self, account: &str, currency: &str) -> money::Money {
-        self.meter.accrued(account, currency)
+        let machines = self.hours_begun(account, currency);
+        money::Money(self.meter.accrued(account, currency).0.saturating_add(machines.0))
     }
 }

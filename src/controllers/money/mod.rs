@@ -1,14 +1,17 @@
 //! The ledger as the controllers use it: who leads it, what each contract has bought, what each account has.
 //!
 //! What is read is kept until this process writes: nobody else does, the ledger's fence sees to that. `standing` makes a contract's
-//! lease of its orders, `accounts` says how accounts and payments stand; `meter` and `known` keep what workers have used, `metering` writes it down,
-//! `billing` makes lines of it; `outbox` keeps what owners are told. What to buy, and when, is the contract's own business (`pool/order.rs`).
+//! lease of its orders, `orders` is what pools and machines do alike, `machines` are the hours of machines, `accounts` says how accounts
+//! and payments stand; `meter` and `known` keep what workers have used, `metering` writes it down, `billing` makes lines of it; `outbox` keeps
+//! what owners are told. What to buy, and when, is the contract's own business (`pool/order.rs`, `group/order.rs`).
 
 pub(super) mod accounts;
 mod billing;
 mod known;
+pub(super) mod machines;
 pub(super) mod meter;
 pub(super) mod metering;
+pub(super) mod orders;
 mod outbox;
 mod standing;
 
@@ -22,7 +25,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-pub(super) use standing::{Detail, Held, Standing};
+pub(super) use standing::{Detail, Held, List, MachineBought, Paid, Part, PoolBought, Standing, What, anew};
 
 use super::facts::Problem;
 use crate::api::condition::Reason;
@@ -50,6 +53,8 @@ pub struct Money {
     pub(super) meter: meter::Meter,
     /// What owners are told.
     pub(super) outbox: outbox::Outbox,
+    /// What is known of machines by the hour.
+    hourly: Mutex<machines::Known>,
     /// Somebody else leads the ledger: nothing may be done any more.
     pub fenced: CancellationToken,
 }
@@ -65,7 +70,9 @@ impl Money {
         self.outbox.load(ledger.notice_ids().await?);
         let contracts = ledger.contracts().await?;
         let (spans, billed) = (ledger.unbilled_spans().await?, ledger.billed_until().await?);
-        self.meter.load(&contracts, spans, &billed, ledger.prices().await?);
+        let prices = ledger.prices().await?;
+        self.load_hour_prices(&prices);
+        self.meter.load(&contracts, spans, &billed, prices);
         self.meter.sum_up();
         // An endpoint orders nothing.
         for contract in contracts.into_iter().filter(|it| !meter::is_endpoint(&it.object)) {
@@ -153,34 +160,47 @@ impl Money {
         Ok(true)
     }
 
-    /// Holds the price of an order.
+    /// Holds the prices of orders: all or none.
     pub(super) async fn hold(
         &self,
         standing: &Standing,
-        order: &OrderIn,
+        orders: &[OrderIn],
         now: Timestamp,
     ) -> Result<(), Error> {
         let mut write = self.begin(standing);
-        let held = self.sure(&mut write, standing, self.ledger()?.hold(self.at(now), order).await).await?;
-        self.keep(standing.with(held.order)?);
+        let held = self.ledger()?.hold_all(self.at(now), orders).await;
+        let held = self.sure(&mut write, standing, held).await?;
+        self.keep(standing.with(held.into_iter().map(|it| it.order))?);
         write.is_known = true;
         Ok(())
     }
 
-    /// Pays an order whose price is held.
-    pub(super) async fn post(&self, standing: &Standing, order: &str, now: Timestamp) -> Result<(), Error> {
+    /// Pays orders whose prices are held: all or none.
+    pub(super) async fn post(
+        &self,
+        standing: &Standing,
+        orders: &[&str],
+        now: Timestamp,
+    ) -> Result<(), Error> {
         let mut write = self.begin(standing);
-        let posted = self.sure(&mut write, standing, self.ledger()?.post(self.at(now), order).await).await?;
-        self.keep(standing.with(posted.order)?);
+        let posted = self.ledger()?.post_all(self.at(now), orders).await;
+        let posted = self.sure(&mut write, standing, posted).await?;
+        self.keep(standing.with(posted.into_iter().map(|it| it.order))?);
         write.is_known = true;
         Ok(())
     }
 
-    /// Gives up an order whose price is held.
-    pub(super) async fn void(&self, standing: &Standing, order: &str, now: Timestamp) -> Result<(), Error> {
+    /// Gives up orders whose prices are held: all or none.
+    pub(super) async fn void(
+        &self,
+        standing: &Standing,
+        orders: &[&str],
+        now: Timestamp,
+    ) -> Result<(), Error> {
         let mut write = self.begin(standing);
-        self.sure(&mut write, standing, self.ledger()?.void(self.at(now), order).await).await?;
-        self.keep(standing.without(order));
+        let voided = self.ledger()?.void_all(self.at(now), orders).await;
+        self.sure(&mut write, standing, voided).await?;
+        self.keep(standing.without(orders));
         write.is_known = true;
         Ok(())
     }
@@ -201,6 +221,7 @@ impl Money {
             .await
             .map_err(|it| self.seen(it))?;
         self.standings().remove(&standing.contract.uid);
+        self.forget_hours(&standing.contract.id);
         self.touched();
         Ok(())
     }

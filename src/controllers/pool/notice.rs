@@ -20,7 +20,7 @@ pub(super) fn tell(context: &Context, pool: &ResidentPool, facts: &Facts<'_>) {
     let (Some(standing), true) = (context.money.standing(Some(&uid)), facts.ordered.is_known) else { return };
     let bought = &facts.ordered.bought;
     // Who pays; of a namespace that names nobody any more, who paid last.
-    let last = bought.orders.last().and_then(|it| standing.paid_by(&it.purpose)).map(|(it, _)| it.to_owned());
+    let last = standing.pool().last_payer().map(str::to_owned);
     let Some(account) = facts.offer.as_ref().map(|it| it.account.name_any()).ok().or(last) else { return };
     let about = About { id: standing.contract.id.clone(), object: standing.contract.object.clone() };
     let of_lease = of_lease(&bought.lease, (context.now)());

@@ -8,20 +8,19 @@ use std::time::Duration;
 use super::{bought_in_status, count, generation, is_leaving, is_refused};
 use crate::api::condition::Reason;
 use crate::api::tariff::{ExpiredCards, ResidentTariff};
-use crate::api::{Account, ResidentPool, Tariff, account::AccountMode, names};
+use crate::api::{Account, ResidentPool, Tariff};
 use crate::controllers::facts::Problem;
-use crate::controllers::money::{self, Detail, Held, Standing};
+use crate::controllers::money::orders::{self, TRY_AGAIN};
+use crate::controllers::money::{self, Detail, Held, PoolBought, Standing, What};
 use crate::controllers::{Context, Error};
 use crate::domain::allocate::{Outcome, Shortage};
-use crate::domain::money::refund::{RefundRule, refund};
+use crate::domain::money::refund::RefundRule;
 use crate::domain::money::want::{look_again, next_order};
 use crate::domain::money::{
     Currency, Exact, Lease, Next, Order, PoolPrices, PoolSize, Purpose, State, Wanted,
 };
-use crate::ledger::{self, OrderIn, RefundIn};
+use crate::ledger::{self, OrderIn};
 
-/// A purchase that lacks money is tried again after this, if nothing is heard of money before.
-const TRY_AGAIN: Duration = Duration::from_mins(1);
 /// Orders made in one pass: the first term, each renewal that a manifest may list, an expansion and one more.
 const ORDERS_AT_ONCE: usize = 124;
 
@@ -110,16 +109,6 @@ impl Offer {
             keeps_cards,
         })
     }
-
-    /// What must be left of the account's cash; `None` = no limit.
-    fn least(&self) -> Result<Option<i64>, Problem> {
-        match self.account.spec.mode {
-            AccountMode::Chargeback => Ok(None),
-            AccountMode::Prepaid => {
-                money::accounts::credit_limit(&self.account, &self.currency).map(|it| Some(-it.0))
-            }
-        }
-    }
 }
 
 /// What the pool has bought; `None` when the ledger knows no contract of it.
@@ -140,7 +129,7 @@ fn look(pool: &ResidentPool, standing: &Standing, now: Timestamp) -> Result<Boug
         );
         Problem::new(Reason::LedgerMismatch, message)
     };
-    let replayed = standing.lease(now);
+    let replayed = standing.pool().lease(now);
     let (lease, orders) =
         replayed.map_err(|it| mismatch(format!("the orders in the ledger don't fit together ({it})")))?;
     // The ledger is written before the status: that the status says more can't be.
@@ -152,9 +141,9 @@ fn look(pool: &ResidentPool, standing: &Standing, now: Timestamp) -> Result<Boug
             return Err(mismatch("the pool says that more is bought than the ledger knows of".to_owned()));
         }
     }
-    let keeps_cards = standing.keeps_cards().unwrap_or_default();
-    let currency = standing.currency().and_then(Currency::find);
-    Ok(Bought { lease, orders, held: standing.held(), keeps_cards, currency })
+    let keeps_cards = standing.pool().keeps_cards().unwrap_or_default();
+    let currency = standing.pool().currency().and_then(Currency::find);
+    Ok(Bought { lease, orders, held: standing.pool().held(), keeps_cards, currency })
 }
 
 /// Cards and disk, as the spec asks.
@@ -240,7 +229,7 @@ pub(super) async fn advance(
     let now = (context.now)();
     let uid = pool.uid().unwrap_or_default();
     let Some(mut standing) = context.money.standing(Some(&uid)) else {
-        return open(context, pool, &uid, now).await;
+        return Ok(open(context, pool, now).await);
     };
     if context.money.is_doubtful(&uid) {
         match context.money.refresh(&standing).await {
@@ -283,8 +272,8 @@ pub(super) async fn advance(
                     }
                 }
             }
-            Step::Post(order) => context.money.post(&standing, &order, now).await,
-            Step::Void(order) => context.money.void(&standing, &order, now).await,
+            Step::Post(order) => context.money.post(&standing, &[&order], now).await,
+            Step::Void(order) => context.money.void(&standing, &[&order], now).await,
         };
         if let Err(error) = done {
             ordered.problem = Some(money::unavailable(&error));
@@ -305,32 +294,13 @@ pub(super) async fn advance(
 }
 
 /// Opens the pool's contract, before it claims any card.
-async fn open(context: &Context, pool: &ResidentPool, uid: &str, now: Timestamp) -> Result<Ordered, Error> {
-    let restored = pool.annotations().get(names::CONTRACT).map(String::as_str);
-    let is_restored = restored.is_some_and(|it| it != money::contract_id(uid));
-    let is_bought = bought_in_status(pool).is_some();
-    let unknown = || {
-        let message = "the pool is bought, and the ledger knows nothing of it: was another ledger configured, or an old backup restored? What it has stays; nothing is bought until the ledger is back";
-        Ok(Ordered { problem: Some(Problem::new(Reason::LedgerMismatch, message)), ..Ordered::default() })
-    };
-    if is_bought && !is_restored {
-        return unknown();
-    }
-    if is_leaving(pool) {
-        return Ok(Ordered::default());
-    }
-    let object = format!("ResidentPool/{}/{}", pool.namespace().unwrap_or_default(), pool.name_any());
-    match context.money.open(restored, is_bought, &object, uid, now).await {
-        Ok(false) => unknown(),
-        Ok(true) => {
-            context.caches.changes.cards_changed.notify_one();
-            Ok(Ordered::default())
+async fn open(context: &Context, pool: &ResidentPool, now: Timestamp) -> Ordered {
+    match orders::open(context, pool, bought_in_status(pool).is_some(), "pool", now).await {
+        Ok(()) => Ordered::default(),
+        Err(problem) => {
+            let again = (problem.reason == Reason::LedgerUnavailable).then_some(TRY_AGAIN);
+            Ordered { problem: Some(problem), again, ..Ordered::default() }
         }
-        Err(error) => Ok(Ordered {
-            problem: Some(money::unavailable(&error)),
-            again: Some(TRY_AGAIN),
-            ..Ordered::default()
-        }),
     }
 }
 
@@ -418,16 +388,18 @@ async fn hold(
     let detail = Detail {
         purpose: order.purpose.id(),
         months: order.months,
-        card_type: pool.spec.card_type.clone(),
-        cards: order.size.cards,
-        disk_per_card_gb: order.size.disk_gb_per_card,
-        card_per_month: offer.card_per_month.clone(),
-        disk_per_gb_month: offer.disk_per_gb_month.clone(),
+        what: What::Pool(PoolBought {
+            card_type: pool.spec.card_type.clone(),
+            cards: order.size.cards,
+            disk_per_card_gb: order.size.disk_gb_per_card,
+            card_per_month: offer.card_per_month.clone(),
+            disk_per_gb_month: offer.disk_per_gb_month.clone(),
+            keeps_cards: offer.keeps_cards,
+        }),
         region: offer.tariff.spec.region.clone(),
         retention_days: offer.retention_days,
         early_days: offer.refund.early_days,
         early_factor: offer.early_factor.clone(),
-        keeps_cards: offer.keeps_cards,
         from: is_dated.then_some(order.period.start),
         to: is_dated.then_some(order.period.end),
     };
@@ -439,24 +411,16 @@ async fn hold(
         account,
         currency: currency.to_owned(),
         price: order.price.0,
-        least: offer.least()?,
+        least: orders::least(&offer.account, &offer.currency)?,
         detail: serde_json::to_string(&detail).unwrap_or_default(),
     };
-    match context.money.hold(standing, &wanted, now).await {
-        Err(ledger::Error::NotEnough { available, needed }) => {
-            let text = |it: i64| crate::domain::money::Money(it).text(&offer.currency);
-            let message = format!(
-                "{} costs {} {currency} and Account {} has {} {currency} for it, credit included: add a Payment of {} {currency} or more",
-                order.purpose.id(),
-                text(order.price.0),
-                wanted.account,
-                text(available - wanted.least.unwrap_or(0) + order.price.0 - needed),
-                text(needed - available + wanted.least.unwrap_or(0)),
-                currency = wanted.currency,
-            );
-            Err(Problem::new(Reason::InsufficientFunds, message))
-        }
-        other => Ok(other),
+    let held = context.money.hold(standing, std::slice::from_ref(&wanted), now).await;
+    let missing = |it: &ledger::Error| {
+        orders::not_enough(it, &order.purpose.id(), std::slice::from_ref(&wanted), &offer.currency)
+    };
+    match held.as_ref().err().and_then(missing) {
+        Some(problem) => Err(problem),
+        None => Ok(held),
     }
 }
 
@@ -478,26 +442,13 @@ pub(super) async fn settle(context: &Context, pool: &ResidentPool) -> Result<(),
     let left_at =
         pool.metadata.deletion_timestamp.as_ref().map_or_else(context.now, |it| (context.on_our_clock)(it.0));
     let now = (context.now)();
-    if let Some(held) = standing.held() {
-        context.money.void(&standing, &held.id, now).await.map_err(Error::Ledger)?;
+    if let Some(held) = standing.pool().held() {
+        context.money.void(&standing, &[&held.id], now).await.map_err(Error::Ledger)?;
     }
-    let amount = |it: String| Error::Amount(it);
-    let (_, orders) = standing.lease(left_at).map_err(|it| amount(it.to_string()))?;
-    let mut refunds = Vec::new();
-    for order in &orders {
-        let Some((account, currency)) = standing.paid_by(&order.purpose) else { continue };
-        let known = Currency::find(currency).ok_or_else(|| amount(format!("{currency} is no currency")))?;
-        let back = refund(order, left_at, &standing.refund_rule(&order.purpose), &known);
-        let id = order_id(&standing, &order.purpose);
-        refunds.push(RefundIn {
-            id: format!("{}/refund/{}", standing.contract.id, order.purpose.id()),
-            contract: standing.contract.id.clone(),
-            account: account.to_owned(),
-            currency: currency.to_owned(),
-            amount: back.map_err(|it| amount(it.to_string()))?.0,
-            detail: serde_json::json!({"of": id, "leftAt": left_at}).to_string(),
-            close: false,
-        });
-    }
+    let (_, paid) = standing.pool().life(left_at).map_err(|it| Error::Amount(it.to_string()))?;
+    let refunds = paid
+        .iter()
+        .map(|it| orders::refund_of(&standing, it, left_at, true))
+        .collect::<Result<Vec<_>, _>>()?;
     context.money.close(&standing, &refunds, now).await.map_err(Error::Ledger)
 }

@@ -257,7 +257,12 @@ impl<'a> Slot<'a> {
         let share = Share::Dedicated(given.group.clone());
         let wanted = frozen
             || claims.get(&given.group).is_some_and(|it| match &it.demand {
-                Demand::Dedicated { machines, .. } => machines.iter().any(|it| it.name == given.machine),
+                Demand::Dedicated { machines, bought, returning, paid } => {
+                    // Without its money it goes back.
+                    let is_paid = bought.contains(&given.machine)
+                        || returning.get(&given.machine).copied().unwrap_or(*paid);
+                    is_paid && machines.iter().any(|it| it.name == given.machine)
+                }
                 Demand::Resident { .. } | Demand::Spot { .. } | Demand::Workers { .. } => false,
             });
         let in_use = self.node.group_pods > 0 || self.node.in_use.sum() > 0;

@@ -4,7 +4,8 @@
 //!
 //! 0. what is locked stays; the book is restored where somebody else changed the shares; faulty cards leave the shared
 //!    ones first; what no contract claims any more is given back as far as no pod sits on it;
-//! 1. replacements of lost cards and machines that are bought, and of pools' cards on nodes that go away;
+//! 1. replacements of lost cards and machines that are bought, and of pools' cards on nodes that go away; then machines that come
+//!    back, each by itself;
 //! 2. pools, whole orders only, and only paid ones;
 //! 3. groups, whole orders only;
 //! 4. serverless workers up to `active`;
@@ -67,6 +68,8 @@ pub struct Outcome {
     pub holdings: Vec<Holding>,
     /// Why it does not get the rest.
     pub shortage: Option<Shortage>,
+    /// Machines that would come back and find no node.
+    pub no_node: Vec<String>,
     /// For each further worker that there is room for: the node where it fits best.
     pub worker_nodes: Vec<String>,
     /// Workers that existed when this was decided.
@@ -151,6 +154,11 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     for claim in &claims {
         deal.replace(&mut board, claim);
     }
+    for claim in &claims {
+        if let Demand::Dedicated { machines, returning, .. } = &claim.demand {
+            deal.bring_back(&mut board, claim, machines, returning);
+        }
+    }
     // 2. Pools.
     for claim in &claims {
         if let Demand::Resident { cards, paid, .. } = claim.demand {
@@ -159,8 +167,8 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     }
     // 3. Groups.
     for claim in &claims {
-        if let Demand::Dedicated { machines, .. } = &claim.demand {
-            deal.buy_machines(&mut board, claim, machines);
+        if let Demand::Dedicated { machines, returning, paid, .. } = &claim.demand {
+            deal.buy_machines(&mut board, claim, machines, returning, *paid);
         }
     }
     // 4. and 5. Workers.
@@ -255,7 +263,7 @@ impl<'a> Deal<'a> {
                     self.short(claim, Shortage::NoCards { needed: lost - placed, free: free - placed });
                 }
             }
-            Demand::Dedicated { machines, bought } => {
+            Demand::Dedicated { machines, bought, returning: _, paid: _ } => {
                 for machine in machines.iter().filter(|it| bought.contains(&it.name)) {
                     if self.placed[&claim.key].contains(&machine.name) {
                         continue;
@@ -288,10 +296,45 @@ impl<'a> Deal<'a> {
         }
     }
 
-    /// A group's order: all missing machines or none.
-    fn buy_machines(&mut self, board: &mut Board<'a>, claim: &'a Claim, machines: &'a [Machine]) {
+    /// Machines that come back, each by itself. One that is not paid takes nothing, and hears whether there is a node.
+    fn bring_back(
+        &mut self,
+        board: &mut Board<'a>,
+        claim: &'a Claim,
+        machines: &'a [Machine],
+        returning: &BTreeMap<String, bool>,
+    ) {
+        for machine in machines {
+            let Some(paid) = returning.get(&machine.name) else { continue };
+            if self.placed[&claim.key].contains(&machine.name) {
+                continue;
+            }
+            let is_over = self.quota_short_of(claim, &machine.card_type, machine.cards).is_some();
+            if is_over || board.machines_that_fit(&[machine]) == 0 {
+                if let Some(outcome) = self.outcomes.get_mut(&claim.key) {
+                    outcome.no_node.push(machine.name.clone());
+                }
+            } else if *paid {
+                let done = board.place_machine(&claim.key, machine);
+                assert!(done, "counted as free a moment ago");
+                self.placed.entry(&claim.key).or_default().push(machine.name.clone());
+                self.gained_of(claim, &machine.card_type, machine.cards);
+            }
+        }
+    }
+
+    /// A group's order: all missing machines or none. One that is not paid takes nothing, and hears whether it would fit.
+    fn buy_machines(
+        &mut self,
+        board: &mut Board<'a>,
+        claim: &'a Claim,
+        machines: &'a [Machine],
+        returning: &BTreeMap<String, bool>,
+        paid: bool,
+    ) {
         let placed = &self.placed[&claim.key];
-        let mut missing: Vec<&'a Machine> = machines.iter().filter(|it| !placed.contains(&it.name)).collect();
+        let is_ordered = |it: &&Machine| !placed.contains(&it.name) && !returning.contains_key(&it.name);
+        let mut missing: Vec<&'a Machine> = machines.iter().filter(is_ordered).collect();
         // Machines with a zone first: one without must not take the only node of a zone that another needs.
         missing.sort_by_key(|it| it.zone.is_empty());
         if missing.is_empty() || self.outcomes[&claim.key].shortage.is_some() {
@@ -309,7 +352,7 @@ impl<'a> Deal<'a> {
             let count = |it: usize| u32::try_from(it).unwrap_or(u32::MAX);
             return self.short(claim, Shortage::SoldOut { needed: count(missing.len()), free: count(fits) });
         }
-        for machine in missing {
+        for machine in missing.into_iter().filter(|_| paid) {
             let done = board.place_machine(&claim.key, machine);
             assert!(done, "counted as free a moment ago");
             self.gained_of(claim, &machine.card_type, machine.cards);
@@ -351,15 +394,17 @@ impl<'a> Deal<'a> {
     }
 
     fn over_quota_of(&mut self, claim: &Claim, card_type: &str, needed: u32) -> bool {
-        let Some(limit) = self.quotas.get(&(claim.account.clone(), card_type.to_owned())).copied() else {
-            return false;
-        };
+        let short = self.quota_short_of(claim, card_type, needed);
+        short.is_some_and(|it| {
+            self.short(claim, it);
+            true
+        })
+    }
+
+    fn quota_short_of(&self, claim: &Claim, card_type: &str, needed: u32) -> Option<Shortage> {
+        let limit = self.quotas.get(&(claim.account.clone(), card_type.to_owned())).copied()?;
         let held = self.held_by_account.get(&(claim.account.as_str(), card_type)).copied().unwrap_or(0);
-        if held + needed <= limit {
-            return false;
-        }
-        self.short(claim, Shortage::Quota { limit, held, needed });
-        true
+        (held + needed > limit).then_some(Shortage::Quota { limit, held, needed })
     }
 
     fn gained(&mut self, claim: &'a Claim, cards: u32) {

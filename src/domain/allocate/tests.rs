@@ -78,7 +78,16 @@ fn machines(names: &[&str]) -> Vec<Machine> {
 }
 
 fn group(name: &str, names: &[&str]) -> Claim {
-    claim(name, 0, Demand::Dedicated { machines: machines(names), bought: vec![] })
+    claim(
+        name,
+        0,
+        Demand::Dedicated {
+            machines: machines(names),
+            bought: vec![],
+            returning: BTreeMap::new(),
+            paid: true,
+        },
+    )
 }
 
 fn spot(name: &str, created_seconds: i64, bid: i64, cards: u32) -> Claim {
@@ -312,7 +321,11 @@ fn machines_are_whole_sound_and_in_their_zone() {
     let nodes = vec![broken, busy, faulty, closed, elsewhere, node("f")];
     let mut wants = machines(&["base-0", "base-1"]);
     wants[1].zone = "zone-b".to_owned();
-    let both = claim("g", 0, Demand::Dedicated { machines: wants, bought: vec![] });
+    let both = claim(
+        "g",
+        0,
+        Demand::Dedicated { machines: wants, bought: vec![], returning: BTreeMap::new(), paid: true },
+    );
     let (_, after) = check(&snapshot(nodes.clone(), vec![pool("p", 1), both]));
     let given = |name: &str| {
         after.nodes.iter().find(|it| it.name == name).and_then(|it| it.given.clone()).map(|it| it.machine)
@@ -551,6 +564,63 @@ fn cards_of_a_node_that_goes_away_are_replaced_while_it_is_there() {
     assert_eq!(placed(&after, &p), vec![]);
 }
 
+#[test]
+fn machines_take_a_node_when_they_are_paid() {
+    type Row<'a> = (&'a [&'a str], &'a [(&'a str, bool)], bool, &'a [&'a str], &'a [&'a str], bool);
+    let asks = |names: &[&str], bought: &[&str], returning: &[(&str, bool)], paid| {
+        let demand = Demand::Dedicated {
+            machines: machines(names),
+            bought: bought.iter().map(|it| (*it).to_owned()).collect(),
+            returning: returning.iter().map(|(it, paid)| ((*it).to_owned(), *paid)).collect(),
+            paid,
+        };
+        claim("g", 0, demand)
+    };
+    let rows: &[Row<'_>] = &[
+        // An order: unpaid it only hears whether it fits.
+        (&["m-0", "m-1"], &[], false, &[], &[], true),
+        (&["m-0", "m-1", "m-2"], &[], false, &[], &[], false),
+        (&["m-0", "m-1"], &[], true, &["m-0", "m-1"], &[], true),
+        // Those that come back do so each by itself, before the order, and are no part of it.
+        (&["m-0", "m-1"], &[("m-0", true)], false, &["m-0"], &[], true),
+        (
+            &["m-0", "m-1", "m-2"],
+            &[("m-0", true), ("m-1", false), ("m-2", true)],
+            true,
+            &["m-0", "m-2"],
+            &[],
+            true,
+        ),
+        (
+            &["m-0", "m-1", "m-2"],
+            &[("m-0", true), ("m-1", true), ("m-2", true)],
+            true,
+            &["m-0", "m-1"],
+            &["m-2"],
+            true,
+        ),
+        (&["m-0", "m-1", "m-2"], &[("m-0", true)], true, &["m-0"], &[], false),
+    ];
+    for (names, returning, paid, given, no_node, fits) in rows {
+        let world = snapshot(vec![node("a"), node("b")], vec![asks(names, &[], returning, *paid)]);
+        let (plan, after) = check(&world);
+        let mut got: Vec<String> =
+            after.nodes.iter().filter_map(|it| it.given.as_ref()).map(|it| it.machine.clone()).collect();
+        got.sort();
+        assert_eq!(got, *given, "{names:?} {returning:?} {paid}");
+        let outcome = &plan.outcomes[&key("g")];
+        assert_eq!(outcome.no_node, *no_node, "{names:?} {returning:?} {paid}");
+        assert_eq!(outcome.shortage.is_none(), *fits, "{names:?} {returning:?} {paid}");
+        // Without its money a machine goes back, but for those that are bought.
+        let mut later = after.clone();
+        later.claims = vec![asks(names, &names[..1], &[], false)];
+        let (_, after) = check(&later);
+        let kept: Vec<String> =
+            after.nodes.iter().filter_map(|it| it.given.as_ref()).map(|it| it.machine.clone()).collect();
+        assert_eq!(kept, names[..1], "{names:?} {returning:?} {paid}");
+    }
+}
+
 // Random fleets and contracts.
 
 fn any_claim(at: usize) -> impl Strategy<Value = Claim> {
@@ -560,16 +630,20 @@ fn any_claim(at: usize) -> impl Strategy<Value = Claim> {
             bought,
             paid
         }),
-        (0..3_usize, 0..2_u8).prop_map(|(count, zoned)| Demand::Dedicated {
-            machines: (0..count)
-                .map(|it| Machine {
-                    name: format!("m-{it}"),
-                    card_type: "ada".to_owned(),
-                    cards: 8,
-                    zone: if zoned == 1 { "zone-b".to_owned() } else { String::new() }
-                })
-                .collect(),
-            bought: vec![],
+        (0..3_usize, 0..2_u8, 0..3_usize, any::<bool>()).prop_map(|(count, zoned, returns, paid)| {
+            Demand::Dedicated {
+                machines: (0..count)
+                    .map(|it| Machine {
+                        name: format!("m-{it}"),
+                        card_type: "ada".to_owned(),
+                        cards: 8,
+                        zone: if zoned == 1 { "zone-b".to_owned() } else { String::new() },
+                    })
+                    .collect(),
+                bought: vec![],
+                returning: (0..count.min(returns)).map(|it| (format!("m-{it}"), paid)).collect(),
+                paid,
+            }
         }),
         (1..4_u32, 1..500_i64, any::<bool>()).prop_map(|(cards, bid, may_start)| Demand::Spot {
             cards,
@@ -678,10 +752,15 @@ proptest! {
                         prop_assert!(have == *cards || outcome.shortage.is_some(), "no cards, and no reason");
                     }
                     Demand::Resident { .. } => (),
-                    Demand::Dedicated { machines, .. } => {
-                        let given = after.nodes.iter().filter(|it| it.given.as_ref().is_some_and(|it| it.group == claim.key)).count();
-                        prop_assert!(round > 0 || given == 0 || given == machines.len());
-                        prop_assert!(given >= machines.len() || outcome.shortage.is_some());
+                    Demand::Dedicated { machines, returning, paid, bought: _ } => {
+                        let given: Vec<_> = after.nodes.iter().filter_map(|it| it.given.as_ref()).filter(|it| it.group == claim.key).map(|it| &it.machine).collect();
+                        let has = |it: &&Machine| given.contains(&&it.name);
+                        let (back, ordered): (Vec<_>, Vec<_>) = machines.iter().partition(|it| returning.contains_key(&it.name));
+                        let (came, got) = (back.iter().copied().filter(has).count(), ordered.iter().copied().filter(has).count());
+                        prop_assert!(round > 0 || *paid || given.is_empty(), "not paid");
+                        prop_assert!(round > 0 || got == 0 || got == ordered.len(), "whole orders only");
+                        prop_assert!(!paid || got == ordered.len() || outcome.shortage.is_some());
+                        prop_assert!(round > 0 || !paid || came + outcome.no_node.len() == back.len(), "each comes back, or there is no node");
                     }
                     Demand::Spot { cards, may_start, .. } => {
                         prop_assert!(have == 0 || have <= *cards || round > 0);

@@ -8,6 +8,7 @@ pub mod arrears;
 pub mod calendar;
 pub mod credit;
 pub mod lease;
+pub mod machine;
 pub mod metering;
 pub mod order;
 pub mod price;

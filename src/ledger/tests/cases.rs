@@ -1,6 +1,7 @@
 //! What must hold on every engine. Each case gets the address of an empty database. Also compiled into `tests/it`, so it uses
 //! only what is public.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use sqlx::any::AnyConnectOptions;
@@ -23,6 +24,8 @@ macro_rules! for_each_case {
     ($with:ident) => {
         $with! {
             the_pool_of_the_contract_is_bought_and_left
+            several_orders_are_held_and_posted_whole
+            arrears_begin_with_the_row_that_brought_them
             vouchers_pay_first
             a_voided_order_is_tried_again
             what_is_held_is_not_spent_twice
@@ -129,6 +132,74 @@ async fn sql(url: &str, text: &str) -> Result<(), sqlx::Error> {
     let done = sqlx::raw_sql(AssertSqlSafe(text.to_owned())).execute(&mut connection).await;
     sqlx::Connection::close(connection).await?;
     done.map(|_| ())
+}
+
+/// The machines of a group: all are held or none, and so posted and voided; then each is refunded by itself.
+pub async fn several_orders_are_held_and_posted_whole(url: &str) {
+    let ledger = open(url).await;
+    ledger.pay(at(2), &cash("first", 100)).await.unwrap();
+    ledger.pay(at(2), &voucher("gift", 30)).await.unwrap();
+    let three = [order("m0", 50), order("m1", 50), order("m2", 50)];
+    // 30 in vouchers: 120 are needed, and 100 are there. Nothing of it is held.
+    match ledger.hold_all(at(3), &three).await {
+        Err(Error::NotEnough { available: 100, needed: 120 }) => (),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(has(&ledger).await, (100, 0, 30, 0));
+    let held = ledger.hold_all(at(4), &three[..2]).await.unwrap();
+    let legs: Vec<_> = held.iter().map(|it| (it.done, it.order.cash, it.order.voucher)).collect();
+    assert_eq!(legs, [(Done::New, 20, 30), (Done::New, 50, 0)]);
+    assert_eq!(has(&ledger).await, (100, 70, 30, 30));
+    // A repeat holds what is missing only.
+    let again = ledger.hold_all(at(5), &[order("m1", 50), order("m2", 30)]).await.unwrap();
+    assert_eq!(again.iter().map(|it| it.done).collect::<Vec<_>>(), [Done::AlreadyThere, Done::New]);
+    ledger.void_all(at(6), &["m2", "never"]).await.unwrap();
+    assert_eq!(has(&ledger).await, (100, 70, 30, 30));
+    // One that was never held: none is posted.
+    assert!(matches!(ledger.post_all(at(7), &["m0", "m2"]).await, Err(Error::NoHold(id)) if id == "m2"));
+    assert_eq!(has(&ledger).await, (100, 70, 30, 30));
+    let posted = ledger.post_all(at(8), &["m0", "m1"]).await.unwrap();
+    assert!(posted.iter().all(|it| it.order.posted_at_ms == Some(8)));
+    assert_eq!(has(&ledger).await, (30, 0, 0, 0));
+    assert!(matches!(ledger.void_all(at(9), &["m0"]).await, Err(Error::Posted(_))));
+    let repeat = ledger.post_all(at(9), &["m1", "m0"]).await.unwrap();
+    assert!(repeat.iter().all(|it| it.done == Done::AlreadyThere));
+    // Several of different payers, or one twice, are no one order.
+    let other = OrderIn { account: "else".to_owned(), ..order("m3", 1) };
+    assert!(matches!(ledger.hold_all(at(9), &[order("m2", 1), other]).await, Err(Error::Invalid { .. })));
+    assert!(matches!(ledger.hold_all(at(9), &[order("m2", 1), order("m2", 1)]).await, Err(Error::Taken(_))));
+
+    ledger.refund(at(10), &refund("back/m0", 10, false)).await.unwrap();
+    let ids = ["back/m0".to_owned(), "back/m1".to_owned()];
+    assert_eq!(ledger.refunded(&ids).await.unwrap(), BTreeMap::from([("back/m0".to_owned(), 10)]));
+    ledger.verify().await.unwrap();
+}
+
+/// When what is posted went below what must be left, whatever came since.
+pub async fn arrears_begin_with_the_row_that_brought_them(url: &str) {
+    let ledger = open(url).await;
+    let since = async |least| ledger.below_since("acme", "CNY", least).await.unwrap();
+    assert_eq!(since(0).await, None);
+    ledger.pay(at(2), &cash("first", 100)).await.unwrap();
+    ledger.charge(at(3), &[charge("h0", 90)]).await.unwrap();
+    assert_eq!(since(0).await, None);
+    ledger.charge(at(4), &[charge("h1", 20)]).await.unwrap();
+    ledger.charge(at(5), &[charge("h2", 20)]).await.unwrap();
+    assert_eq!((since(0).await, since(-10).await, since(-30).await), (Some(4), Some(5), None));
+    // Paid, and below it once more: that is another time.
+    ledger.pay(at(6), &voucher("gift", 40)).await.unwrap();
+    assert_eq!(since(0).await, None);
+    ledger.charge(at(7), &[charge("h3", 30)]).await.unwrap();
+    ledger.pay(at(8), &cash("little", 5)).await.unwrap();
+    assert_eq!(since(0).await, Some(7), "a payment that does not suffice changes nothing");
+    // What is held is not spent.
+    ledger.refund(at(9), &refund("back", 40, false)).await.unwrap();
+    ledger.hold(at(10), &OrderIn { least: None, ..order("o", 1_000) }).await.unwrap();
+    assert_eq!(since(0).await, None);
+    for hour in 0..600 {
+        ledger.charge(at(11 + hour), &[charge(&format!("more/{hour}"), 1)]).await.unwrap();
+    }
+    assert_eq!(since(0).await, Some(11 + 25), "however many rows have come since");
 }
 
 /// contracts.md §5: six `ada` with 40 GB in cn-hangzhou, bought for November and left on the 10th day.

@@ -2,6 +2,7 @@
 
 mod amounts;
 mod leases;
+mod machines;
 mod metering;
 mod orders;
 mod others;
