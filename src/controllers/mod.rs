@@ -12,6 +12,7 @@ pub mod group;
 pub mod link;
 pub mod money;
 pub mod pool;
+pub mod quote;
 pub mod spot;
 pub mod status;
 pub mod worker;

@@ -21,6 +21,7 @@ mod open;
 mod orders;
 mod read;
 mod replay;
+mod snapshot;
 mod spans;
 mod statement;
 mod usage;
@@ -38,6 +39,7 @@ pub use entry::{
     RefundIn,
 };
 pub use known::Counted;
+pub use snapshot::{Interval, Order as LineOrder, RefundRow, Snapshot, StatementLine, StatementLines};
 pub use spans::{Measured, PriceRow, SpanIn, SpanRow, UsageIn};
 pub use verify::{Differences, Report};
 
@@ -89,6 +91,14 @@ pub enum Error {
     /// A newer Tenure has written it.
     #[error("the ledger has version {found}, this program knows {known}: use the newer program")]
     Newer {
+        /// The version in the database.
+        found: i64,
+        /// The newest that this program knows.
+        known: i64,
+    },
+    /// Nobody has brought it up to date: an operator that leads does.
+    #[error("the ledger has version {found}, this program knows {known}: an operator that leads brings it up to date")]
+    Older {
         /// The version in the database.
         found: i64,
         /// The newest that this program knows.

@@ -11,6 +11,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("controllers", &["api", "cluster", "domain", "ledger", "link"]),
     ("link", &["domain"]),
     ("gateway", &["domain", "link"]),
+    ("read_api", &["api", "cluster", "controllers", "domain", "ledger"]),
     ("cli", &["api", "cluster", "domain", "link"]),
 ];
 

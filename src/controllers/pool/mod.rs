@@ -1,6 +1,7 @@
 //! ResidentPool: what it claims, which endpoints have room in it, what it reports.
 
 mod order;
+pub(super) mod quote;
 mod report;
 
 use kube::ResourceExt;
