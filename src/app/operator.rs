@@ -85,7 +85,8 @@ async fn operate(options: OperatorOptions) -> Result<(), Error> {
 
     let cluster = Cluster::connect(options.kubeconfig, &identity, &registry).await?;
     let caches = cluster.watch();
-    let election = LeaderElection::new(cluster.client.clone(), &options.lease_namespace, names::LEASE, &identity);
+    let election =
+        LeaderElection::new(cluster.client.clone(), &options.lease_namespace, names::LEASE, &identity);
     let clocks = Clocks { now: clock::now, of_api_server: clock::of_api_server };
     let context = Arc::new(Context::new(cluster, caches, clocks, &registry, options.gateways, urls)?);
     let routes = match &options.dev_clock {

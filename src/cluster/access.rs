@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
-};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use kube::api::PostParams;
@@ -65,9 +63,7 @@ impl Cluster {
             // An authenticator that knows no audiences says none, and has then looked at nothing but its own.
             let is_for_us = match &wanted {
                 None => true,
-                Some(wanted) => {
-                    status.audiences.iter().flatten().any(|it| wanted.contains(it))
-                }
+                Some(wanted) => status.audiences.iter().flatten().any(|it| wanted.contains(it)),
             };
             if status.authenticated == Some(true) && is_for_us {
                 let user = status.user.unwrap_or_default();

@@ -298,7 +298,11 @@ impl SlimPod {
 
     /// The names of what its containers ask for.
     pub fn resources(&self) -> impl Iterator<Item = &String> {
-        self.spec.containers.iter().chain(&self.spec.init_containers).flat_map(|it| it.resources.requests.keys())
+        self.spec
+            .containers
+            .iter()
+            .chain(&self.spec.init_containers)
+            .flat_map(|it| it.resources.requests.keys())
     }
 
     /// Does it tolerate this taint, for every effect or for this one?

@@ -178,7 +178,8 @@ fn read<K: DeserializeOwned>(what: &str, manifest: Value) -> Result<Box<K>, Erro
 pub async fn quote(context: &Context, ledger: &Ledger, document: &Document) -> Result<Quote, Error> {
     let now = (context.now)();
     let (namespace, name) = document.name();
-    let problem = |it: Problem| Error::Problem(format!("{} {namespace}/{name}", document.kind().0), it.message);
+    let problem =
+        |it: Problem| Error::Problem(format!("{} {namespace}/{name}", document.kind().0), it.message);
     let (account, currency, orders, rates) = match document {
         Document::Pool(pool) => {
             let there = context.caches.pools.get(&namespace, &name);
@@ -192,7 +193,8 @@ pub async fn quote(context: &Context, ledger: &Ledger, document: &Document) -> R
             };
             let mut pool = pool.clone();
             pool.metadata.deletion_timestamp = there.and_then(|it| it.metadata.deletion_timestamp.clone());
-            let quoted = pool::quote::quote(&context.caches, &pool, standing.as_ref(), now).map_err(problem)?;
+            let quoted =
+                pool::quote::quote(&context.caches, &pool, standing.as_ref(), now).map_err(problem)?;
             (quoted.account, quoted.currency, quoted.orders, Vec::new())
         }
         Document::Group(group) => {
@@ -209,7 +211,8 @@ pub async fn quote(context: &Context, ledger: &Ledger, document: &Document) -> R
         }
     };
     let sum = orders.iter().try_fold(Money(0), |sum, it| sum.checked_add(it.price));
-    let total = sum.ok_or_else(|| Error::Invalid(format!("{name}: the orders cost more than can be posted")))?;
+    let total =
+        sum.ok_or_else(|| Error::Invalid(format!("{name}: the orders cost more than can be posted")))?;
     Ok(Quote {
         kind: document.kind().0.to_owned(),
         namespace,
@@ -266,9 +269,7 @@ fn group_rates(context: &Context, group: &DedicatedGroup, now: Timestamp) -> Res
         };
         let (terms, prices) = rate.ok_or_else(unknown)?;
         let prices = prices.map_err(invalid)?;
-        rates.push(
-            machine_rate(set, terms, group.spec.usage, &prices, now, &currency).ok_or_else(unknown)?,
-        );
+        rates.push(machine_rate(set, terms, group.spec.usage, &prices, now, &currency).ok_or_else(unknown)?);
     }
     Ok((account, currency, rates))
 }
@@ -321,8 +322,7 @@ fn spot_rates(context: &Context, server: &SpotServer) -> Result<Rated, Problem> 
     let found = terms
         .and_then(|terms| Some((terms, terms.machine_types.iter().find(|it| it.name == spec.machine_type)?)));
     let (terms, machine) = found.ok_or_else(|| {
-        let message =
-            format!("Tariff {} has no spot machine type {}", tariff.name_any(), spec.machine_type);
+        let message = format!("Tariff {} has no spot machine type {}", tariff.name_any(), spec.machine_type);
         Problem::new(Reason::UnknownMachineType, message)
     })?;
     let market = facts::market(&context.caches, &machine.card_type, &tariff.spec.region)?;
@@ -344,8 +344,7 @@ fn spot_rates(context: &Context, server: &SpotServer) -> Result<Rated, Problem> 
 fn endpoint_rates(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Rated, Problem> {
     let Some(on) = &endpoint.spec.placement.serverless else {
         // It costs nothing beyond its pool or group, in whatever currency the account pays.
-        let account =
-            facts::account(&context.caches, endpoint.namespace().unwrap_or_default().as_str())?;
+        let account = facts::account(&context.caches, endpoint.namespace().unwrap_or_default().as_str())?;
         let currency = Currency::find(&account.spec.currency)
             .ok_or_else(|| invalid(format!("`{}` is no currency of ISO 4217", account.spec.currency)))?;
         return Ok((account.name_any(), currency, Vec::new()));
@@ -354,16 +353,17 @@ fn endpoint_rates(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Ra
     facts::card_type(&context.caches, &on.card_type)?;
     let prices = tariff.spec.serverless.iter().flat_map(|it| &it.cards);
     let price = prices.into_iter().find(|it| it.card_type == on.card_type).ok_or_else(|| {
-        let message = format!(
-            "Tariff {} has no serverless price for card type {}",
-            tariff.name_any(),
-            on.card_type
-        );
+        let message =
+            format!("Tariff {} has no serverless price for card type {}", tariff.name_any(), on.card_type);
         Problem::new(Reason::NoPrice, message)
     })?;
     let price = times(decimal(&price.per_second)?, endpoint.spec.workers.gpus)?;
-    let rate =
-        Rate { what: "a worker".to_owned(), per: "second", months: None, price: price.normalize().to_string() };
+    let rate = Rate {
+        what: "a worker".to_owned(),
+        per: "second",
+        months: None,
+        price: price.normalize().to_string(),
+    };
     Ok((account, currency, vec![rate]))
 }
 

@@ -97,7 +97,9 @@ pub enum Error {
         known: i64,
     },
     /// Nobody has brought it up to date: an operator that leads does.
-    #[error("the ledger has version {found}, this program knows {known}: an operator that leads brings it up to date")]
+    #[error(
+        "the ledger has version {found}, this program knows {known}: an operator that leads brings it up to date"
+    )]
     Older {
         /// The version in the database.
         found: i64,

@@ -14,6 +14,8 @@ use super::{Engine, Error, Ledger};
 
 /// How many reads may run at once. Bills and lists wait for each other before they use up the database's connections.
 const READERS: u32 = 4;
+/// The same for who only reads: a check of the whole ledger takes two.
+const ONLY_READERS: u32 = 6;
 
 /// How long a call waits for a connection: the writes before it take their time, a database that is away does not come back
 /// for waiting, and who calls repeats.
@@ -106,7 +108,7 @@ impl Ledger {
             Ordering::Greater => return Err(Error::Newer { found, known }),
             Ordering::Equal => (),
         }
-        let readers = pool(engine, Use::Read, READERS, &options).await?;
+        let readers = pool(engine, Use::Read, ONLY_READERS, &options).await?;
         Ok(Ledger {
             engine,
             writer: readers.clone(),

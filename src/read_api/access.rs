@@ -130,6 +130,9 @@ fn token(headers: &HeaderMap) -> Result<&str, Refused> {
     let given = headers.get(header::AUTHORIZATION).and_then(|it| it.to_str().ok());
     let token = given.and_then(|it| it.strip_prefix("Bearer ")).map(str::trim).filter(|it| !it.is_empty());
     token.filter(|it| it.len() <= TOKEN_BYTES).ok_or_else(|| {
-        Refused::new(StatusCode::UNAUTHORIZED, "send the header `authorization: Bearer TOKEN`, as kubectl tenure does")
+        Refused::new(
+            StatusCode::UNAUTHORIZED,
+            "send the header `authorization: Bearer TOKEN`, as kubectl tenure does",
+        )
     })
 }

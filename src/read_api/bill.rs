@@ -57,7 +57,9 @@ pub(super) async fn tell(
     }
     drop(lines);
     if count == 0 && !is_known {
-        return Err(Broken::Wrong(format!("there is no Account {account}, and nothing was billed to it in {month}")));
+        return Err(Broken::Wrong(format!(
+            "there is no Account {account}, and nothing was billed to it in {month}"
+        )));
     }
     let mut totals = Vec::new();
     for (code, sum) in &sums {
@@ -110,5 +112,6 @@ fn billed(line: StatementLine) -> Result<Option<(BillLine, i64, i64)>, Broken> {
 }
 
 pub(super) fn known(code: &str) -> Result<Currency, Broken> {
-    Currency::find(code).ok_or_else(|| Broken::Wrong(format!("the ledger has a currency `{code}` that is not of ISO 4217")))
+    Currency::find(code)
+        .ok_or_else(|| Broken::Wrong(format!("the ledger has a currency `{code}` that is not of ISO 4217")))
 }

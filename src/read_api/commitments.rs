@@ -237,9 +237,8 @@ fn units(item: &Item, cards: &mut BTreeMap<String, u64>) -> u64 {
     let before = cards.insert(thing.to_owned(), after).unwrap_or_default();
     match Purpose::parse(purpose) {
         Some(Purpose::Expansion { .. }) => after.saturating_sub(before),
-        Some(Purpose::Initial | Purpose::Manual { .. } | Purpose::Auto { .. } | Purpose::Conversion) | None => {
-            after
-        }
+        Some(Purpose::Initial | Purpose::Manual { .. } | Purpose::Auto { .. } | Purpose::Conversion)
+        | None => after,
     }
 }
 

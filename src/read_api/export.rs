@@ -110,7 +110,12 @@ async fn costs(
         }
         let currency = known(&line.currency)?;
         let contract = line.contract.as_deref().unwrap_or_default();
-        let of = Of { account: &account, currency: &currency, contract, object: object.as_deref().unwrap_or_default() };
+        let of = Of {
+            account: &account,
+            currency: &currency,
+            contract,
+            object: object.as_deref().unwrap_or_default(),
+        };
         let at = Timestamp::from_millisecond(line.at_ms).unwrap_or_default();
         let paid = Paid { at, cash: -line.cash, voucher: -line.voucher };
         let sum = billed.entry(line.currency.clone()).or_default();

@@ -71,6 +71,10 @@ dataset! {
         ListCost: Decimal,
         ListUnitPrice: Decimal,
         PricingCategory: Text,
+        PricingCurrency: Text,
+        PricingCurrencyContractedUnitPrice: Decimal,
+        PricingCurrencyEffectiveCost: Decimal,
+        PricingCurrencyListUnitPrice: Decimal,
         PricingQuantity: Decimal,
         PricingUnit: Text,
         ProviderName: Text,
@@ -143,6 +147,7 @@ impl<C: Column> Row<C> {
     }
 
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "numbers and times are told as they are")]
     pub(super) fn set(mut self, column: C, value: impl ToString) -> Row<C> {
         self.values[column.place()] = Some(value.to_string());
         self
@@ -215,7 +220,10 @@ fn base(of: &Of<'_>, billing: Timestamp, charge: Period) -> Usage {
         _ => "Other (Compute)",
     };
     let month = calendar_month(billing);
+    let bill = format!("{}/{}/{}", of.account, of.currency.code(), &month.start.to_string()[..7]);
     Row::new()
+        .set(C::InvoiceId, bill)
+        .set(C::PricingCurrency, of.currency.code())
         .set(C::BillingAccountId, of.account)
         .set(C::BillingAccountName, of.account)
         .set(C::BillingCurrency, of.currency.code())
@@ -242,6 +250,8 @@ fn priced(row: Usage, quantity: Decimal, unit: &str, price: Decimal) -> Usage {
         .set(C::PricingUnit, unit)
         .set(C::ListUnitPrice, price)
         .set(C::ContractedUnitPrice, price)
+        .set(C::PricingCurrencyListUnitPrice, price)
+        .set(C::PricingCurrencyContractedUnitPrice, price)
         .set(C::ListCost, &cost)
         .set(C::ContractedCost, cost)
 }
@@ -300,6 +310,7 @@ fn costs(row: Usage, billed: i64, effective: i64, paid: Option<Paid>, currency: 
     let text = |it: i64| Money(it).text(currency);
     row.set(C::BilledCost, text(billed))
         .set(C::EffectiveCost, text(effective))
+        .set(C::PricingCurrencyEffectiveCost, text(effective))
         .set(C::x_CashCost, text(paid.map_or(0, |it| it.cash)))
         .set(C::x_VoucherCost, text(paid.map_or(0, |it| it.voucher)))
 }
@@ -328,14 +339,7 @@ pub(super) fn usage(of: &Of<'_>, id: &str, item: &Item, paid: Paid) -> Usage {
 }
 
 /// What was paid in advance. What it costs is told again by the days that it is for.
-pub(super) fn purchase(
-    of: &Of<'_>,
-    id: &str,
-    item: &Item,
-    paid: Paid,
-    units: u64,
-    unit: &str,
-) -> Usage {
+pub(super) fn purchase(of: &Of<'_>, id: &str, item: &Item, paid: Paid, units: u64, unit: &str) -> Usage {
     use CostAndUsage as C;
     let amount = paid.cash.saturating_add(paid.voucher);
     let charge = not_empty(Period { start: item.from, end: item.to });
@@ -463,7 +467,223 @@ fn hours(seconds: u64) -> Decimal {
 fn in_capitals(unit: &str) -> String {
     let word = |it: &str| {
         let mut letters = it.chars();
-        letters.next().map_or_else(String::new, |first| first.to_uppercase().collect::<String>() + letters.as_str())
+        letters
+            .next()
+            .map_or_else(String::new, |first| first.to_uppercase().collect::<String>() + letters.as_str())
     };
     unit.split('-').map(word).collect::<Vec<_>>().join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::read_api::item;
+    use CostAndUsage as C;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn of(currency: &Currency) -> Of<'_> {
+        Of { account: "acme", currency, contract: "contract/u", object: "ResidentPool/team-a/chat" }
+    }
+
+    /// What a row says of itself, in short.
+    fn told(row: &Usage) -> Vec<&str> {
+        [
+            C::ChargeCategory,
+            C::ChargeClass,
+            C::ChargeFrequency,
+            C::PricingCategory,
+            C::CommitmentDiscountStatus,
+            C::CommitmentDiscountQuantity,
+            C::ConsumedQuantity,
+            C::BilledCost,
+            C::EffectiveCost,
+            C::ListCost,
+            C::PricingQuantity,
+            C::ResourceId,
+            C::BillingPeriodStart,
+            C::ChargePeriodStart,
+        ]
+        .map(|it| row.get(it).unwrap_or("-"))
+        .to_vec()
+    }
+
+    const INITIAL: &str = r#"{"months":1,"cards":6,"cardType":"ada","region":"cn","from":"2026-11-01T00:00:00Z","to":"2026-12-01T00:00:00Z"}"#;
+
+    #[test]
+    fn each_row_says_who_paid_what_and_when_it_counts() {
+        let cny = Currency::find("CNY").unwrap();
+        let of = of(&cny);
+        let id = "contract/u/initial";
+        let posted = at("2026-10-31T23:00:00Z");
+        let order = item::read(id, posted.as_millisecond(), Some("contract/u"), INITIAL);
+        let paid = Paid { at: posted, cash: 4_000_000, voucher: 282_800 };
+        let bought = purchase(&of, id, &order, paid, 6, "Card-Hours");
+        assert_eq!(
+            told(&bought),
+            [
+                "Purchase",
+                "-",
+                "One-Time",
+                "Standard",
+                "-",
+                "4320",
+                "-",
+                "42828.00",
+                "0.00",
+                "42828",
+                "1",
+                "contract/u",
+                "2026-10-01T00:00:00Z",
+                "2026-11-01T00:00:00Z"
+            ]
+        );
+        assert_eq!(
+            (bought.get(C::x_CashCost), bought.get(C::x_VoucherCost)),
+            (Some("40000.00"), Some("2828.00"))
+        );
+        assert_eq!(bought.get(C::InvoiceId), Some("acme/CNY/2026-10"));
+
+        // Another month's bill: a correction. In the same month it is none.
+        for (back_at, class, month) in [
+            ("2026-11-10T00:00:00Z", "Correction", "2026-11-01T00:00:00Z"),
+            ("2026-10-31T23:30:00Z", "-", "2026-10-01T00:00:00Z"),
+        ] {
+            let paid = Paid { at: at(back_at), cash: -2_569_680, voucher: 0 };
+            let back = refund(&of, "contract/u/refund/initial", &order, posted, paid, "Card-Hours");
+            assert_eq!(
+                told(&back),
+                [
+                    "Purchase",
+                    class,
+                    "One-Time",
+                    "Standard",
+                    "-",
+                    "0",
+                    "-",
+                    "-25696.80",
+                    "0.00",
+                    "-25696.8",
+                    "-1",
+                    "contract/u",
+                    month,
+                    "2026-11-01T00:00:00Z"
+                ]
+            );
+            assert_eq!(back.get(C::ListUnitPrice), Some("25696.80"), "a price is never negative");
+        }
+
+        let period = Period { start: at("2026-11-02T00:00:00Z"), end: at("2026-11-03T00:00:00Z") };
+        let part =
+            |spent, amount, unit_seconds| Portion { period, spent, amount: Money(amount), unit_seconds };
+        assert_eq!(
+            told(&portion(&of, &order, &part(Spent::Used, 95_173, 345_600), "Card-Hours")),
+            [
+                "Usage",
+                "-",
+                "Usage-Based",
+                "Committed",
+                "Used",
+                "96",
+                "96",
+                "0.00",
+                "951.73",
+                "951.73",
+                "1",
+                "ResidentPool/team-a/chat",
+                "2026-11-01T00:00:00Z",
+                "2026-11-02T00:00:00Z"
+            ]
+        );
+        assert_eq!(
+            told(&portion(&of, &order, &part(Spent::Unused, 47_587, 172_800), "Card-Hours")),
+            [
+                "Usage",
+                "-",
+                "Usage-Based",
+                "Committed",
+                "Unused",
+                "48",
+                "-",
+                "0.00",
+                "475.87",
+                "475.87",
+                "1",
+                "contract/u",
+                "2026-11-01T00:00:00Z",
+                "2026-11-02T00:00:00Z"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_used_by_the_second_has_its_price() {
+        let cny = Currency::find("CNY").unwrap();
+        let of = Of { object: "ServerlessEndpoint/team-a/llm", ..of(&cny) };
+        let detail =
+            r#"{"day":"2026-11-30","region":"cn","cardType":"ada","cardSeconds":7,"perSecond":"0.0041"}"#;
+        let id = "contract/u/usage/2026-11-30/gpu/2026-11-01T00:00:00Z";
+        let posted = at("2026-12-01T00:06:00Z");
+        let item = item::read(id, posted.as_millisecond(), Some("contract/u"), detail);
+        let row = usage(&of, id, &item, Paid { at: posted, cash: 3, voucher: 0 });
+        assert_eq!(
+            told(&row),
+            [
+                "Usage",
+                "-",
+                "Usage-Based",
+                "Standard",
+                "-",
+                "-",
+                "7",
+                "0.03",
+                "0.03",
+                "0.0287",
+                "7",
+                "ServerlessEndpoint/team-a/llm",
+                "2026-12-01T00:00:00Z",
+                "2026-11-30T00:00:00Z"
+            ]
+        );
+        assert_eq!(row.get(C::PricingUnit), Some("Card-Seconds"));
+        assert_eq!(row.get(C::SkuPriceId), Some("cn/ServerlessEndpoint/ada/use"));
+        // A line of no price that is known is one of its amount.
+        let other = item::read("contract/u/what", 0, Some("contract/u"), "{}");
+        let row = usage(&of, "contract/u/what", &other, Paid { at: posted, cash: 3, voucher: 0 });
+        assert_eq!((row.get(C::PricingQuantity), row.get(C::ListCost)), (Some("1"), Some("0.03")));
+    }
+
+    #[test]
+    fn a_commitment_is_pending_active_expired_or_cancelled() {
+        let cny = Currency::find("CNY").unwrap();
+        let of = of(&cny);
+        let item = item::read("contract/u/initial", 0, Some("contract/u"), INITIAL);
+        let ordered_at = at("2026-10-31T23:00:00.5Z");
+        for (now, left, status) in [
+            ("2026-10-31T23:30:00Z", None, "Pending"),
+            ("2026-11-01T00:00:00Z", None, "Active"),
+            ("2026-12-01T00:00:00Z", None, "Expired"),
+            ("2026-12-01T00:00:00Z", Some("2026-11-10T00:00:00Z"), "Canceled"),
+        ] {
+            let whole = Period { start: item.from, end: item.to };
+            let left_at = left.map(at);
+            let term = Term {
+                id: "i",
+                item: &item,
+                price: 1,
+                units: 6,
+                unit: "Card-Hours",
+                ordered_at,
+                left_at,
+                whole,
+            };
+            let row = commitment(&of, &term, at(now));
+            assert_eq!(row.get(ContractCommitment::ContractCommitmentLifecycleStatus), Some(status), "{now}");
+            let updated = left.unwrap_or("2026-10-31T23:00:00Z");
+            assert_eq!(row.get(ContractCommitment::ContractCommitmentLastUpdated), Some(updated));
+            assert_eq!(row.get(ContractCommitment::ContractCommitmentQuantity), Some("4320"));
+        }
+    }
 }

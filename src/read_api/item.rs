@@ -115,12 +115,9 @@ type Quantity = (Decimal, String, Option<Decimal>, Option<String>);
 fn quantity(detail: &Map<String, Value>, months: u32) -> Quantity {
     let decimal = |name: &str| detail.get(name).and_then(Value::as_str).and_then(|it| it.parse().ok());
     let count = |name: &str| detail.get(name).and_then(Value::as_u64).map(Decimal::from);
-    if let (Some(card), Some(disk), Some(cards), Some(gb)) = (
-        decimal("cardPerMonth"),
-        decimal("diskPerGBMonth"),
-        count("cards"),
-        count("diskPerCardGB"),
-    ) && months > 0
+    if let (Some(card), Some(disk), Some(cards), Some(gb)) =
+        (decimal("cardPerMonth"), decimal("diskPerGBMonth"), count("cards"), count("diskPerCardGB"))
+        && months > 0
     {
         let month = cards.checked_mul(card).zip(cards.checked_mul(gb).and_then(|it| it.checked_mul(disk)));
         let month = month.and_then(|(cards, disk)| cards.checked_add(disk)).map(|it| it.normalize());

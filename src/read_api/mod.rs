@@ -137,8 +137,7 @@ async fn limit(State(api): Api, request: Request, next: Next) -> Response {
     let Ok(_permit) = api.requests.try_acquire() else {
         return Refused::busy().into_response();
     };
-    let patience =
-        if request.uri().path() == "/v1/ledger/verify" { VERIFY_WITHIN } else { ANSWER_WITHIN };
+    let patience = if request.uri().path() == "/v1/ledger/verify" { VERIFY_WITHIN } else { ANSWER_WITHIN };
     match tokio::time::timeout(patience, next.run(request)).await {
         Ok(answer) => answer,
         Err(_) => Refused::new(StatusCode::GATEWAY_TIMEOUT, "it took too long: try again").into_response(),
@@ -273,6 +272,7 @@ async fn tell_quote(
         1 => totals.values().next().cloned(),
         _ => None,
     };
-    let answer = json!({"documents": quotes, "costsNothing": costs_nothing, "totals": totals, "total": total});
+    let answer =
+        json!({"documents": quotes, "costsNothing": costs_nothing, "totals": totals, "total": total});
     Ok(axum::Json(answer).into_response())
 }

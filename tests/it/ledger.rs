@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use sqlx::any::AnyConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use tenure::ledger::{
-    At, ChargeIn, Contract, Done, Error, Ledger, LineKind, Measured, OrderIn, OrderState, PaymentIn,
-    PriceRow, RefundIn, SpanIn, SpanRow, UsageIn,
+    At, ChargeIn, Contract, Done, Error, Interval, Ledger, LineKind, LineOrder, Measured, OrderIn,
+    OrderState, PaymentIn, PriceRow, RefundIn, SpanIn, SpanRow, UsageIn,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};

@@ -11,6 +11,7 @@ mod metering;
 mod money;
 mod operator;
 mod policies;
+mod read_api;
 mod real_nodes;
 mod stories;
 mod support;

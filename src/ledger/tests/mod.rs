@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::{
-    At, ChargeIn, Contract, Done, Error, Ledger, LineKind, Measured, OrderIn, OrderState, PaymentIn,
-    PriceRow, RefundIn, SpanIn, SpanRow, UsageIn,
+    At, ChargeIn, Contract, Done, Error, Interval, Ledger, LineKind, LineOrder, Measured, OrderIn,
+    OrderState, PaymentIn, PriceRow, RefundIn, SpanIn, SpanRow, UsageIn,
 };
 
 /// Lets the nth statement fail, as often as it is armed.
