@@ -1,5 +1,6 @@
 //! `kubectl tenure bill`: what an account was billed in a month, line by line as the operator tells it.
 
+use std::fmt::Write as _;
 use std::io::Write;
 
 use serde::Deserialize;
@@ -121,9 +122,11 @@ fn totals(end: &End) -> String {
         text = format!("nothing was billed to {} in {}\n", end.account, end.month);
     }
     for it in &end.totals {
-        text += &format!(
-            "billed to {} in {}: {} {}: {} in cash, {} in vouchers\n",
-            end.account, end.month, it.amount, it.currency, it.cash, it.voucher
+        let Total { currency, amount, cash, voucher } = it;
+        let (account, month) = (&end.account, &end.month);
+        let _ = writeln!(
+            text,
+            "billed to {account} in {month}: {amount} {currency}: {cash} in cash, {voucher} in vouchers"
         );
     }
     text

@@ -101,14 +101,14 @@ fn part_of(file: &Path) -> PathBuf {
 
 /// A file that rows are written to.
 enum Writer {
-    Csv(CsvFile),
+    Csv(Box<CsvFile>),
     Parquet(Box<ParquetFile>),
 }
 
 impl Writer {
     fn new(format: Format, path: &Path, columns: &[(String, String)]) -> Result<Writer, String> {
         Ok(match format {
-            Format::Csv => Writer::Csv(CsvFile::new(path, columns)?),
+            Format::Csv => Writer::Csv(Box::new(CsvFile::new(path, columns)?)),
             Format::Parquet => Writer::Parquet(Box::new(ParquetFile::new(path, columns)?)),
         })
     }

@@ -1,6 +1,8 @@
 //! The way to the operator's read API: through a port-forward of the API server to the operator's pod, or to an address; with the token
 //! of the kubeconfig's user, or one that is made for a ServiceAccount.
 
+use std::fmt::Write as _;
+
 use http_body_util::BodyExt as _;
 use hyper::body::Bytes;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -259,7 +261,7 @@ pub fn query(pairs: &[(&str, Option<&str>)]) -> String {
             if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
                 escaped.push(char::from(byte));
             } else {
-                escaped.push_str(&format!("%{byte:02X}"));
+                let _ = write!(escaped, "%{byte:02X}");
             }
         }
         escaped

@@ -97,9 +97,9 @@ impl Snapshot {
         interval: Interval,
         order: Order,
     ) -> Result<StatementLines<'_>, Error> {
-        let columns: String = COLUMNS.split(", ").map(|it| format!("transfers.{it}, ")).collect();
+        let columns = format!("transfers.{}", COLUMNS.replace(", ", ", transfers."));
         let select = format!(
-            "SELECT {columns} contracts.object FROM transfers LEFT JOIN contracts ON contracts.id = transfers.contract \
+            "SELECT {columns}, contracts.object FROM transfers LEFT JOIN contracts ON contracts.id = transfers.contract \
              WHERE transfers.at_ms >= $1 AND transfers.at_ms < $2 AND transfers.kind IN ('transfer', 'post')"
         );
         let order = match order {

@@ -62,16 +62,15 @@ impl Access {
         let key = hash(token);
         let now = Instant::now();
         let said = self.known().callers.get(&key).filter(|(until, _)| *until > now).map(|it| it.1.clone());
-        let caller = match said {
-            Some(caller) => caller,
-            None => {
-                let asked = cluster.who(token, names::AUDIENCE).await;
-                let caller = asked.map_err(|it| Refused::unavailable(&it))?;
-                let mut known = self.known();
-                known.make_room(now);
-                known.callers.insert(key, (now + GOOD_FOR, caller.clone()));
-                caller
-            }
+        let caller = if let Some(caller) = said {
+            caller
+        } else {
+            let asked = cluster.who(token, names::AUDIENCE).await;
+            let caller = asked.map_err(|it| Refused::unavailable(&it))?;
+            let mut known = self.known();
+            known.make_room(now);
+            known.callers.insert(key, (now + GOOD_FOR, caller.clone()));
+            caller
         };
         caller.ok_or_else(unknown)
     }
@@ -87,16 +86,15 @@ impl Access {
         let key = (hash(token(headers)?), deed.clone());
         let now = Instant::now();
         let said = self.known().deeds.get(&key).filter(|(until, _)| *until > now).map(|it| it.1);
-        let allowed = match said {
-            Some(allowed) => allowed,
-            None => {
-                let asked = cluster.may(caller, deed).await;
-                let allowed = asked.map_err(|it| Refused::unavailable(&it))?;
-                let mut known = self.known();
-                known.make_room(now);
-                known.deeds.insert(key, (now + GOOD_FOR, allowed));
-                allowed
-            }
+        let allowed = if let Some(allowed) = said {
+            allowed
+        } else {
+            let asked = cluster.may(caller, deed).await;
+            let allowed = asked.map_err(|it| Refused::unavailable(&it))?;
+            let mut known = self.known();
+            known.make_room(now);
+            known.deeds.insert(key, (now + GOOD_FOR, allowed));
+            allowed
         };
         let message = || format!("{} may not {deed}: bind a role that allows it", caller.user);
         if allowed { Ok(()) } else { Err(Refused::new(StatusCode::FORBIDDEN, message())) }

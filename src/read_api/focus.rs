@@ -24,6 +24,7 @@ macro_rules! dataset {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[allow(non_camel_case_types, reason = "columns of ours begin with x_")]
+        #[allow(clippy::enum_variant_names, reason = "FOCUS calls them so")]
         #[allow(dead_code, reason = "a column for which we have no value must be there all the same")]
         pub(super) enum $name { $($column,)* }
 

@@ -28,12 +28,17 @@ fn read(ledger: &Path, account: &str, contract: &str) -> Book {
         let book = Book {
             contracts: ledger.contracts().await.expect("it has contracts"),
             spans: ledger.spans(contract).await.expect("it has spans"),
-            prices: ledger.prices().await.expect("it has prices"),
+            // What is on a pool has a price too: none.
+            prices: elastic(ledger.prices().await.expect("it has prices")),
             usage: lines.into_iter().filter(|it| it.kind == LineKind::Usage).collect(),
         };
         ledger.close().await;
         book
     })
+}
+
+fn elastic(prices: Vec<PriceRow>) -> Vec<PriceRow> {
+    prices.into_iter().filter(|it| !it.sku.starts_with("resident:")).collect()
 }
 
 /// The midnight after a moment, UTC, and a little more than so many minutes.

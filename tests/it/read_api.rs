@@ -70,9 +70,10 @@ fn rights(market: &Market) {
     };
     let mut yaml = String::new();
     for who in ["auditor", "buyer", "nobody"] {
-        yaml += &format!(
-            "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{namespace: {name}, name: {who}}}\n---\n"
-        );
+        let meta = format!("metadata: {{namespace: {name}, name: {who}}}");
+        yaml += "apiVersion: v1\nkind: ServiceAccount\n";
+        yaml += &meta;
+        yaml += "\n---\n";
     }
     let auditor = format!(
         "{{apiGroups: [tenure.dev], resources: [accounts/bill, accounts/ledger], resourceNames: [{account}], verbs: [get]}}"
