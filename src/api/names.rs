@@ -1,5 +1,15 @@
 //! Names of labels, annotations, taints and finalizers, as ARCHITECTURE.md lists them.
 
+/// The API group of all our kinds.
+pub const GROUP_NAME: &str = "tenure.dev";
+/// Whom a token for the read API is for.
+pub const AUDIENCE: &str = "tenure.dev";
+/// Which of several operators leads: the name of their Lease.
+pub const LEASE: &str = "tenure-operator";
+/// Labels of an operator's pod, by which the plugin finds it.
+pub const OPERATOR_PODS: &str = "app.kubernetes.io/name=tenure,app.kubernetes.io/component=operator";
+/// The port of the read API, on the loopback of the operator's pod.
+pub const READ_PORT: u16 = 8081;
 /// Where the operator lives.
 pub const OPERATOR_NAMESPACE: &str = "tenure-system";
 /// Who the operator is to the API server; the policies trust this user alone.

@@ -63,6 +63,10 @@ pub struct OperatorOptions {
     /// Where /healthz, /readyz and /metrics are served.
     #[arg(long, env = "TENURE_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
+    /// Where bills, quotes and exports are read (`kubectl tenure bill`), by who has a token that the API server knows and the right to.
+    /// On the loopback `kubectl port-forward` reaches it and nobody else; it speaks no TLS.
+    #[arg(long, env = "TENURE_READ_ADDRESS", default_value_t = SocketAddr::from(([127, 0, 0, 1], names::READ_PORT)))]
+    pub read_address: SocketAddr,
     /// How logs are written. RUST_LOG filters them.
     #[arg(long, env = "TENURE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,

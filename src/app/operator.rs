@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::config::OperatorOptions;
 use super::health::{self, Health};
 use super::{clock, dev_clock, marks, telemetry};
+use crate::api::names;
 use crate::cluster::{self, Cluster};
 use crate::controllers::{self, Clocks, Context, Settings, Urls};
 use crate::link::tls;
+use crate::read_api::{self, ReadApi};
 
-/// The Lease's name.
-const LEASE: &str = "tenure-operator";
 /// What is under way when it is told to stop may take this long.
 const LEAVE_WITHIN: Duration = Duration::from_secs(25);
 
@@ -83,6 +83,9 @@ async fn operate(options: OperatorOptions) -> Result<(), Error> {
     registry.register(Box::new(leads.clone()))?;
     let health = Health::new();
     let listener = TcpListener::bind(options.listen).await.map_err(|it| Error::Listen(options.listen, it))?;
+    let reads = TcpListener::bind(options.read_address)
+        .await
+        .map_err(|it| Error::Listen(options.read_address, it))?;
     let probes = health::routes(health.clone(), registry.clone());
 
     let stop = CancellationToken::new();
@@ -90,7 +93,8 @@ async fn operate(options: OperatorOptions) -> Result<(), Error> {
 
     let cluster = Cluster::connect(options.kubeconfig, &identity, &registry).await?;
     let caches = cluster.watch();
-    let election = LeaderElection::new(cluster.client.clone(), &options.lease_namespace, LEASE, &identity);
+    let election =
+        LeaderElection::new(cluster.client.clone(), &options.lease_namespace, names::LEASE, &identity);
     let clocks = Clocks { now: clock::now, of_api_server: clock::of_api_server };
     let settings = Settings { clocks, marks, gateways: options.gateways, urls, senders };
     let context = Arc::new(Context::new(cluster, caches, settings, &registry)?);
@@ -112,6 +116,12 @@ async fn operate(options: OperatorOptions) -> Result<(), Error> {
         () = stop.cancelled() => return Ok(()),
     }
     tracing::info!(identity, "caches are complete; waiting for the lease");
+    let read_api = {
+        let health = health.clone();
+        let (url, namespace) = (options.ledger.clone(), options.lease_namespace.clone());
+        ReadApi::new(context.clone(), url, namespace, move || health.leads())
+    };
+    tokio::spawn(read_api::serve(reads, read_api::routes(read_api)));
     let work = {
         let (health, stop) = (health.clone(), stop.clone());
         async move {

@@ -1,4 +1,4 @@
-//! The kubectl plugin: `kubectl tenure cards`.
+//! The kubectl plugin: `kubectl tenure`.
 
 fn main() -> std::process::ExitCode {
     tenure::app::kubectl_plugin()

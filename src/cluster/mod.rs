@@ -1,5 +1,6 @@
 //! The only folder that talks to the API server. It reads, writes and waits; it decides nothing.
 
+pub mod access;
 pub mod events;
 pub mod read;
 pub mod slim;

@@ -302,6 +302,15 @@ impl SlimPod {
         u32::try_from(together.max(most)).unwrap_or(0)
     }
 
+    /// The names of what its containers ask for.
+    pub fn resources(&self) -> impl Iterator<Item = &String> {
+        self.spec
+            .containers
+            .iter()
+            .chain(&self.spec.init_containers)
+            .flat_map(|it| it.resources.requests.keys())
+    }
+
     /// Does it tolerate this taint, for every effect or for this one?
     pub fn tolerates(&self, key: &str, effect: &str) -> bool {
         self.spec.tolerations.iter().any(|it| {

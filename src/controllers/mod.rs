@@ -14,6 +14,7 @@ pub mod money;
 pub mod node_notice;
 pub mod notify;
 pub mod pool;
+pub mod quote;
 pub mod spot;
 pub mod status;
 pub mod worker;

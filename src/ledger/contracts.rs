@@ -149,7 +149,7 @@ fn check(id: &str, object: &str, uid: &str) -> Result<(), Error> {
     entry::check_text("uid", uid)
 }
 
-fn contract(from: &AnyRow) -> Result<Contract, Error> {
+pub(super) fn contract(from: &AnyRow) -> Result<Contract, Error> {
     let fault = read("contracts");
     Ok(Contract {
         id: from.try_get(0).map_err(&fault)?,

@@ -22,6 +22,7 @@ mod orders;
 mod outbox;
 mod read;
 mod replay;
+mod snapshot;
 mod spans;
 mod statement;
 mod usage;
@@ -40,6 +41,7 @@ pub use entry::{
 };
 pub use known::Counted;
 pub use outbox::{Delivery, DeliveryState, NoticeIn, NoticeRow};
+pub use snapshot::{Interval, Order as LineOrder, RefundRow, Snapshot, StatementLine, StatementLines};
 pub use spans::{Measured, PriceRow, SpanIn, SpanRow, UsageIn};
 pub use verify::{Differences, Report};
 
@@ -91,6 +93,16 @@ pub enum Error {
     /// A newer Tenure has written it.
     #[error("the ledger has version {found}, this program knows {known}: use the newer program")]
     Newer {
+        /// The version in the database.
+        found: i64,
+        /// The newest that this program knows.
+        known: i64,
+    },
+    /// Nobody has brought it up to date: an operator that leads does.
+    #[error(
+        "the ledger has version {found}, this program knows {known}: an operator that leads brings it up to date"
+    )]
+    Older {
         /// The version in the database.
         found: i64,
         /// The newest that this program knows.

@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 use super::book::{Funds, Row, cash, voucher};
 use super::orders::attempts;
 use super::work::{COLUMNS, VALUES_PER_SELECT, read, row, rows};
-use super::{Balance, Error, Ledger, Line, LineKind, OrderRow, entry};
+use super::{Balance, Error, Ledger, Line, LineKind, OrderRow, StatementLine, entry};
 
 impl Ledger {
     /// Every attempt at every order of a contract, in the order in which they were posted, or held if they weren't.
@@ -53,10 +53,11 @@ impl Ledger {
         );
         let query = sqlx::query(AssertSqlSafe(text));
         let query = query.bind(cash(account)).bind(voucher(account)).bind(from_ms).bind(until_ms);
-        let mut lines: Vec<Line> = Vec::new();
+        let (mut made, mut lines) = (Lines::default(), Vec::new());
         for it in query.fetch_all(&self.readers).await.map_err(read("lines"))? {
-            add(&mut lines, row(&it)?);
+            lines.extend(made.add(row(&it)?, None).map(|it| it.line));
         }
+        lines.extend(made.last().map(|it| it.line));
         Ok(lines)
     }
 
@@ -157,21 +158,30 @@ fn line(row: &AnyRow) -> Result<String, sqlx::Error> {
     Ok(cells.join(" "))
 }
 
-/// Adds a row to the line that it belongs to: the legs of one order or charge stand together.
-fn add(lines: &mut Vec<Line>, row: Row<'_>) {
-    let kind = row.purpose();
-    let amount = match kind {
-        LineKind::Payment | LineKind::Refund => row.amount,
-        LineKind::Order | LineKind::Usage => -row.amount,
-    };
-    let (_, in_vouchers) = row.customer();
-    let (cash, voucher) = if in_vouchers { (0, amount) } else { (amount, 0) };
-    match lines.last_mut() {
-        Some(last) if last.id == row.order_id && last.kind == kind => {
+/// Makes lines of rows: the legs of one order or charge stand together.
+#[derive(Default)]
+pub(super) struct Lines(Option<StatementLine>);
+
+impl Lines {
+    /// Adds a row; the line before it, if that is complete.
+    pub(super) fn add(&mut self, row: Row<'_>, object: Option<String>) -> Option<StatementLine> {
+        let kind = row.purpose();
+        let amount = match kind {
+            LineKind::Payment | LineKind::Refund => row.amount,
+            LineKind::Order | LineKind::Usage => -row.amount,
+        };
+        let (account, in_vouchers) = row.customer();
+        let (cash, voucher) = if in_vouchers { (0, amount) } else { (amount, 0) };
+        if let Some(StatementLine { line: last, .. }) = &mut self.0
+            && last.id == row.order_id
+            && last.kind == kind
+        {
             last.cash = last.cash.saturating_add(cash);
             last.voucher = last.voucher.saturating_add(voucher);
+            return None;
         }
-        Some(_) | None => lines.push(Line {
+        let account = account.to_owned();
+        let line = Line {
             id: row.order_id.into_owned(),
             kind,
             at_ms: row.at_ms,
@@ -180,7 +190,13 @@ fn add(lines: &mut Vec<Line>, row: Row<'_>) {
             cash,
             voucher,
             detail: row.detail.into_owned(),
-        }),
+        };
+        self.0.replace(StatementLine { account, object, line })
+    }
+
+    /// The last line.
+    pub(super) fn last(self) -> Option<StatementLine> {
+        self.0
     }
 }
 

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use sqlx::any::AnyConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use tenure::ledger::{
-    At, ChargeIn, Contract, Delivery, DeliveryState, Done, Error, Ledger, LineKind, Measured, NoticeIn,
-    OrderIn, OrderState, PaymentIn, PriceRow, RefundIn, SpanIn, SpanRow, UsageIn,
+    At, ChargeIn, Contract, Delivery, DeliveryState, Done, Error, Interval, Ledger, LineKind, LineOrder,
+    Measured, NoticeIn, OrderIn, OrderState, PaymentIn, PriceRow, RefundIn, SpanIn, SpanRow, UsageIn,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};

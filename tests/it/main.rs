@@ -18,6 +18,7 @@ mod node_notices;
 mod notify;
 mod operator;
 mod policies;
+mod read_api;
 mod real_nodes;
 mod rights;
 mod stories;

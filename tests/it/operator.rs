@@ -96,6 +96,7 @@ impl Operator {
         let child = Command::new(env!("CARGO_BIN_EXE_tenure"))
             .args(["operator", "--identity", start.identity, "--lease-namespace", start.lease_namespace])
             .args(["--listen", &format!("127.0.0.1:{port}")])
+            .args(["--read-address", &read_address(port)])
             .args(["--ledger", &format!("sqlite:{}", ledger.display())])
             .arg("--kubeconfig")
             .arg(kubeconfig)
@@ -148,6 +149,11 @@ impl Drop for Operator {
             eprintln!("-- the operator's last lines {}", last_lines(&self.log));
         }
     }
+}
+
+/// Where the read API is of the operator with this port for probes.
+pub fn read_address(port: u16) -> String {
+    format!("127.0.0.1:{}", port + 1_000)
 }
 
 /// The body of the answer on a port for probes; an answer other than 200 is an error.

@@ -12,6 +12,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("link", &["domain"]),
     ("notify", &["domain", "link"]),
     ("gateway", &["domain", "link"]),
+    ("read_api", &["api", "cluster", "controllers", "domain", "ledger"]),
     ("cli", &["api", "cluster", "domain", "link"]),
 ];
 

@@ -1,5 +1,5 @@
-//! What the pods of an endpoint tell the meter: which of them are elastic workers, since when they are ready, when they ended, and who
-//! pays. What becomes of that is decided in `domain::money::metering`.
+//! What the pods of an endpoint tell the meter: which of them are workers, elastic or on a pool, since when they are ready, when they
+//! ended, and who pays. What becomes of that is decided in `domain::money::metering`.
 
 use std::collections::HashSet;
 
@@ -10,6 +10,8 @@ use crate::api::{ServerlessEndpoint, names};
 use crate::cluster::read::{Caches, ContractRef};
 use crate::cluster::slim::SlimPod;
 use crate::controllers::money::meter::{Name, Offer, Seen, Terms};
+use crate::controllers::money::resident_sku;
+use crate::controllers::pool::key;
 use crate::controllers::{Context, facts};
 use crate::domain::book::Share;
 use crate::domain::money::metering::Life;
@@ -22,18 +24,21 @@ pub(super) fn observe(context: &Context, contract: &ContractRef) {
     let look = || -> Vec<Seen> {
         let endpoint = caches.endpoints.get(&contract.namespace, &contract.name);
         let payer = endpoint.as_deref().and_then(|it| payer(caches, it));
+        let pool = endpoint.as_deref().and_then(|it| pool(context, it));
         let pods = caches.pods.under(&format!("endpoint/{}/{}", contract.namespace, contract.name));
         let seen = |pod: &SlimPod| {
             let owner = owner(pod)?;
-            let cards = Some(pod.requests(&Share::Shared.resource())).filter(|it| *it > 0)?;
-            let payer = payer.as_ref().filter(|it| it.endpoint_uid.as_deref() == Some(owner.as_str()));
-            Some(Seen {
-                pod: pod.metadata.uid.clone()?,
-                owner,
-                cards,
-                life: life(context, pod),
-                offer: payer.and_then(|it| offer(context, it, pod)),
-            })
+            let own = |it: &Option<String>| it.as_deref() == Some(owner.as_str());
+            let elastic = pod.requests(&Share::Shared.resource());
+            let (cards, offer) = if elastic > 0 {
+                let payer = payer.as_ref().filter(|it| own(&it.endpoint_uid));
+                (elastic, payer.and_then(|it| offer(context, it, pod)))
+            } else {
+                let cards = Some(resident(pod)).filter(|it| *it > 0)?;
+                let pool = pool.as_ref().filter(|it| own(&it.endpoint_uid) && pod.requests(&it.resource) > 0);
+                (cards, pool.map(|it| it.offer.clone()))
+            };
+            Some(Seen { pod: pod.metadata.uid.clone()?, owner, cards, life: life(context, pod), offer })
         };
         pods.iter().filter_map(|it| seen(it)).collect()
     };
@@ -82,6 +87,40 @@ fn is_down(pod: &SlimPod) -> bool {
         Some(_) => pod.is_over() || pod.has_ended(),
         None => pod.is_over() || pod.is_crashed(),
     }
+}
+
+/// Cards of pools that a pod asks for.
+fn resident(pod: &SlimPod) -> u32 {
+    let share = pod.resources().find(|it| matches!(Share::parse(it), Some(Share::Resident(_))));
+    share.map_or(0, |it| pod.requests(it))
+}
+
+/// The pool that an endpoint is bound to, as a price of nothing.
+struct Pool {
+    endpoint_uid: Option<String>,
+    /// The pool's share.
+    resource: String,
+    offer: Offer,
+}
+
+fn pool(context: &Context, endpoint: &ServerlessEndpoint) -> Option<Pool> {
+    let on = endpoint.spec.placement.resident_pool.as_ref()?;
+    let namespace = endpoint.namespace().unwrap_or_default();
+    let pool = context.caches.pools.get(&namespace, &on.name)?;
+    let account = facts::account(&context.caches, &namespace).ok()?;
+    let made = pool.metadata.creation_timestamp.as_ref();
+    let offer = Offer {
+        terms: Terms {
+            account: account.name_any(),
+            currency: Currency::find(&account.spec.currency)?,
+            sku: resident_sku(pool.metadata.uid.as_deref()?),
+        },
+        price: Exact::zero(),
+        price_text: "0".to_owned(),
+        since: made.map_or_else(context.now, |it| (context.on_our_clock)(it.0)),
+    };
+    let resource = Share::Resident(key(&*pool)).resource();
+    Some(Pool { endpoint_uid: endpoint.metadata.uid.clone(), resource, offer })
 }
 
 /// Who pays for an endpoint's workers, and by which tariff.

@@ -33,7 +33,7 @@ impl Meter {
         let mut never_ready = Vec::new();
         for (name, contracts) in &known.contracts {
             for (uid, contract) in contracts {
-                if !contract.is_observed || !contract.is_written() {
+                if !contract.is_observed || contract.has_news() {
                     continue;
                 }
                 let running = || contract.spans.values().filter(|it| it.times.until.is_none());
@@ -84,7 +84,7 @@ impl Meter {
         let mut known = self.known();
         let mut accrued: HashMap<String, BTreeMap<&'static str, i64>> = HashMap::new();
         for contract in known.contracts.values().flat_map(BTreeMap::values) {
-            for (terms, group) in by_terms(contract.spans.values()) {
+            for (terms, group) in by_terms(contract.spans.values().filter(|it| !it.terms.is_prepaid())) {
                 // What can't be billed can't be counted either; that is said where it is billed.
                 let lines = known.lines(terms, &group, Timestamp::MAX).unwrap_or_default();
                 let sums = accrued.entry(terms.account.clone()).or_default();
@@ -117,9 +117,9 @@ fn by_terms<'a>(spans: impl Iterator<Item = &'a Metered>) -> Vec<(&'a Terms, Vec
 }
 
 impl Contract {
-    /// Does the ledger know all of it?
-    fn is_written(&self) -> bool {
-        self.spans.values().all(Metered::is_written)
+    /// Does the ledger not know all of it?
+    pub(super) fn has_news(&self) -> bool {
+        !self.spans.values().all(Metered::is_written)
     }
 }
 
@@ -148,7 +148,8 @@ impl Known {
         let mut charges = Vec::new();
         // All that begins here on one day at one price has an id of its own, whoever pays.
         let mut taken: HashSet<String> = HashSet::new();
-        for (terms, group) in by_terms(contract.spans.values().filter(|it| unbilled(it).is_some())) {
+        let to_pay = contract.spans.values().filter(|it| !it.terms.is_prepaid() && unbilled(it).is_some());
+        for (terms, group) in by_terms(to_pay) {
             for line in self.lines(terms, &group, until)? {
                 let mut charge = self.charge(name, uid, terms, &line);
                 let mut number = 1;

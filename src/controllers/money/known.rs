@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use jiff::Timestamp;
 
+use super::RESIDENT;
 use crate::domain::money::calendar::after_seconds;
 use crate::domain::money::metering::{Life, Step, Use, price_begins, step};
 use crate::domain::money::usage::{Per, Prices};
@@ -19,8 +20,15 @@ pub(in crate::controllers) type Name = (String, String);
 pub(in crate::controllers) struct Terms {
     pub(in crate::controllers) account: String,
     pub(in crate::controllers) currency: Currency,
-    /// `REGION/CARD TYPE`.
+    /// `REGION/CARD TYPE`, or `resident:POOL`.
     pub(in crate::controllers) sku: String,
+}
+
+impl Terms {
+    /// Is it paid in advance? Then it is metered, and no line of a bill.
+    pub(super) fn is_prepaid(&self) -> bool {
+        self.sku.starts_with(RESIDENT)
+    }
 }
 
 /// Terms as they are now, with the price.
@@ -34,7 +42,7 @@ pub(in crate::controllers) struct Offer {
     pub(in crate::controllers) since: Timestamp,
 }
 
-/// An elastic worker as a pass sees it.
+/// A worker as a pass sees it: an elastic one, or one on a pool.
 #[derive(Debug, Clone)]
 pub(in crate::controllers) struct Seen {
     /// UID of its pod.

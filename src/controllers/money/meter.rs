@@ -119,7 +119,8 @@ impl Meter {
         }
     }
 
-    /// A worker's pod is at its end and would be let go: may it be, or has the ledger to hear of that first?
+    /// A worker's pod is at its end and would be let go: may it be, or has the ledger to hear of that first? A pool's cards are not kept
+    /// from their owner while the ledger is away: what is paid in advance has no bill that could be wrong.
     pub(in crate::controllers) fn may_go(
         &self,
         name: &Name,
@@ -131,9 +132,9 @@ impl Meter {
         let mut written = true;
         for contract in known.contracts.get_mut(name).into_iter().flat_map(BTreeMap::values_mut) {
             contract.end(pod, ended_at, now);
-            written &= contract.of_pod(pod).all(|(_, it)| it.is_written());
+            written &= contract.of_pod(pod).all(|(_, it)| it.is_written() || it.terms.is_prepaid());
         }
-        if !written {
+        if !written || known.contracts.get(name).is_some_and(|it| it.values().any(Contract::has_news)) {
             known.unwritten.insert(name.clone());
             self.news.notify_one();
         }
@@ -177,8 +178,7 @@ impl Meter {
         }
         names.dedup();
         let Known { contracts, unwritten, .. } = &mut *known;
-        let has_more = |it: &Contract| it.spans.values().any(|it| !it.is_written());
-        unwritten.retain(|it| contracts.get(it).is_some_and(|it| it.values().any(has_more)));
+        unwritten.retain(|it| contracts.get(it).is_some_and(|it| it.values().any(Contract::has_news)));
         names
     }
 

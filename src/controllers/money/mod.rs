@@ -307,3 +307,11 @@ pub(super) fn unavailable(error: &Error) -> Problem {
         format!("the ledger does not answer, so nothing is bought meanwhile; what runs stays: {error}");
     Problem::new(Reason::LedgerUnavailable, message)
 }
+
+/// What use of a pool's cards is called among the prices, by the pool's UID: it is paid in advance, and costs nothing. No region has a
+/// colon.
+pub fn resident_sku(pool: &str) -> String {
+    format!("{RESIDENT}{pool}")
+}
+
+const RESIDENT: &str = "resident:";

@@ -130,7 +130,7 @@ pub(in crate::controllers) struct Held {
 }
 
 impl Standing {
-    pub(super) async fn read(ledger: &Ledger, contract: Contract) -> Result<Standing, Error> {
+    pub(in crate::controllers) async fn read(ledger: &Ledger, contract: Contract) -> Result<Standing, Error> {
         let mut standing = Standing::new(contract);
         for row in ledger.orders(&standing.contract.id).await? {
             if row.state != OrderState::Voided {

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use jiff::Timestamp;
 use proptest::prelude::*;
 
-use super::Money;
 use super::meter::{Name, Offer, Seen, Terms};
+use super::{Money, resident_sku};
 use crate::domain::money::calendar::{Period, after_seconds, whole_second};
 use crate::domain::money::metering::Life;
 use crate::domain::money::usage::{Per, Prices, Span, bill};
@@ -250,6 +250,40 @@ async fn a_crash_is_not_billed() {
         })
         .collect();
     assert_eq!(seconds, [(0, 100), (300, 400)]);
+}
+
+#[tokio::test]
+async fn use_of_a_pool_is_metered_and_is_no_line() {
+    let world = World::new().await;
+    let start = whole_second(world.now);
+    let offer = Offer {
+        terms: Terms { account: "acme".to_owned(), currency: euro(), sku: resident_sku("pool-uid") },
+        price: Exact::zero(),
+        price_text: "0".to_owned(),
+        since: "2026-11-01T00:00:00Z".parse().unwrap(),
+    };
+    let seen = |ready_since| Seen {
+        pod: "pod-000".to_owned(),
+        owner: "endpoint-uid".to_owned(),
+        cards: 2,
+        life: Life::Up { ready_since: Some(ready_since) },
+        offer: Some(offer.clone()),
+    };
+    let meter = &world.money.meter;
+    meter.observe(&endpoint(), || vec![seen(start)], start);
+    // The ledger does not know it yet; its cards are not kept from their owner for that.
+    let end = after_seconds(start, 100);
+    assert!(meter.may_go(&endpoint(), "pod-000", Some(end), end));
+    world.money.write_usage(Vec::new(), end).await.unwrap();
+    let tomorrow = after_seconds(start, 86_400);
+    world.money.bill_usage(tomorrow, |_, _| false).await.unwrap();
+
+    let spans = world.ledger().spans(CONTRACT).await.unwrap();
+    let times = |it: &crate::ledger::SpanRow| (it.begun.units, it.begun.from_ms, it.until_ms, it.billed_ms);
+    let (from, until) = (start.as_millisecond(), end.as_millisecond());
+    assert_eq!(spans.iter().map(times).collect::<Vec<_>>(), [(2, from, Some(until), until)]);
+    assert_eq!(world.ledger().lines("acme", 0, i64::MAX).await.unwrap(), []);
+    assert_eq!(world.money.accrued("acme", "EUR").0, 0);
 }
 
 #[derive(Debug, Clone)]

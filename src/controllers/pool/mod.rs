@@ -2,6 +2,7 @@
 
 mod notice;
 mod order;
+pub(super) mod quote;
 mod report;
 
 use kube::ResourceExt;

@@ -22,7 +22,7 @@ use crate::domain::money::{
 use crate::ledger::{self, OrderIn};
 
 /// Orders made in one pass: the first term, each renewal that a manifest may list, an expansion and one more.
-const ORDERS_AT_ONCE: usize = 124;
+pub(super) const ORDERS_AT_ONCE: usize = 124;
 
 /// How a pool stands: what it is worth to its owner now.
 #[derive(Debug, Clone, Default)]
@@ -63,7 +63,7 @@ pub(super) struct Offer {
     pub(super) prices: PoolPrices,
     card_per_month: String,
     disk_per_gb_month: String,
-    retention_days: u32,
+    pub(super) retention_days: u32,
     refund: RefundRule,
     early_factor: String,
     keeps_cards: bool,
@@ -156,7 +156,7 @@ fn asked(pool: &ResidentPool, lease: &Lease) -> PoolSize {
 }
 
 /// What its owner wants. A refused order is no more wanted; what is bought is renewed all the same.
-fn wanted(pool: &ResidentPool, lease: &Lease) -> Wanted {
+pub(super) fn wanted(pool: &ResidentPool, lease: &Lease) -> Wanted {
     let auto_renew = pool.spec.auto_renew.filter(|it| it.enabled);
     Wanted {
         size: if is_refused(pool) { lease.size } else { asked(pool, lease) },

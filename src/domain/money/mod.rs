@@ -6,6 +6,7 @@
 pub mod amount;
 pub mod arrears;
 pub mod calendar;
+pub mod commitment;
 pub mod credit;
 pub mod lease;
 pub mod machine;

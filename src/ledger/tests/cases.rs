@@ -8,7 +8,8 @@ use sqlx::any::AnyConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions};
 
 use super::{
-    At, ChargeIn, Contract, Done, Error, Ledger, LineKind, OrderIn, OrderState, PaymentIn, RefundIn,
+    At, ChargeIn, Contract, Done, Error, Interval, Ledger, LineKind, LineOrder, OrderIn, OrderState,
+    PaymentIn, RefundIn,
 };
 
 #[path = "metered.rs"]
@@ -52,6 +53,8 @@ macro_rules! for_each_case {
             a_ledger_of_version_1_is_taken_over
             a_notice_is_kept_once_and_delivered_once
             old_notices_are_forgotten_but_not_those_that_are_looked_for
+            who_only_reads_sees_one_state_and_writes_nothing
+            who_only_reads_makes_no_tables
         }
     };
 }
@@ -699,7 +702,7 @@ pub async fn a_newer_ledger_is_left_alone(url: &str) {
     open(url).await.close().await;
     sql(url, "INSERT INTO migrations (version) VALUES (999)").await.unwrap();
     let refused = Ledger::open(url).await.unwrap_err();
-    assert!(matches!(refused, Error::Newer { found: 999, known: 3 }), "{refused}");
+    assert!(matches!(refused, Error::Newer { found: 999, known: 4 }), "{refused}");
 }
 
 /// If this fails, rows that are out there can't be verified any more: what a chain is made of must not change.
@@ -715,4 +718,70 @@ pub async fn the_chain_is_the_same_everywhere(url: &str) {
     ledger.refund(at(9), &refund("back", 3, true)).await.unwrap();
     let report = ledger.verify().await.unwrap();
     assert_eq!(report.chain, "60e9241336edb96d928153d4e3e743e125197c2135ec54272dedc1a9f6ee229f");
+}
+
+pub async fn who_only_reads_sees_one_state_and_writes_nothing(url: &str) {
+    let ledger = open(url).await;
+    ledger.pay(at(2), &voucher("gift", 300)).await.unwrap();
+    ledger.pay(at(2), &cash("wire", 1_000)).await.unwrap();
+    ledger.hold(at(3), &order("pool", 500)).await.unwrap();
+    ledger.post(at(4), "pool").await.unwrap();
+    ledger.charge(at(5), &[charge("usage", 7)]).await.unwrap();
+    ledger.refund(at(6), &refund("back", 3, false)).await.unwrap();
+
+    let reader = Ledger::open_to_read(url).await.unwrap();
+    let mut snapshot = reader.snapshot().await.unwrap();
+    let all = Interval { from_ms: 0, until_ms: 100 };
+    assert_eq!(snapshot.billed(Some("acme"), "CNY", all).await.unwrap(), 500 + 7 - 3);
+    // From now on it is one state, whatever is written.
+    ledger.charge(at(7), &[charge("later", 9)]).await.unwrap();
+    for account in [Some("acme"), None] {
+        let mut found = Vec::new();
+        let mut lines = snapshot.lines(account, all, LineOrder::Written).unwrap();
+        while let Some(it) = lines.next().await.unwrap() {
+            assert_eq!(it.account, "acme");
+            found.push((it.line.id, it.line.cash, it.line.voucher, it.object.is_some()));
+        }
+        drop(lines);
+        let line = |id: &str, cash, voucher, has_contract| (id.to_owned(), cash, voucher, has_contract);
+        assert_eq!(
+            found,
+            [
+                line("payment/gift", 0, 300, false),
+                line("payment/wire", 1_000, 0, false),
+                line("pool", -200, -300, true),
+                line("usage", -7, 0, true),
+                line("back", 3, 0, true),
+            ]
+        );
+        assert_eq!(snapshot.billed(account, "CNY", all).await.unwrap(), 504);
+        assert_eq!(snapshot.billed(account, "EUR", all).await.unwrap(), 0);
+        let some = Interval { from_ms: 4, until_ms: 6 };
+        assert_eq!(snapshot.billed(account, "CNY", some).await.unwrap(), 507);
+        let mut lines = snapshot.lines(account, some, LineOrder::Contract).unwrap();
+        assert_eq!(lines.next().await.unwrap().unwrap().line.id, "pool");
+        drop(lines);
+    }
+    let contracts = snapshot.ordered_contracts().await.unwrap();
+    assert_eq!(contracts.iter().map(|it| it.id.as_str()).collect::<Vec<_>>(), ["c1"]);
+    let orders = snapshot.orders("c1").await.unwrap();
+    assert_eq!(orders.iter().map(|it| (it.id.as_str(), it.price)).collect::<Vec<_>>(), [("pool", 500)]);
+    let refunds = snapshot.refunds("c1").await.unwrap();
+    assert_eq!(
+        refunds.iter().map(|it| (it.id.as_str(), it.amount, it.at_ms)).collect::<Vec<_>>(),
+        [("back", 3, 6)]
+    );
+    drop(snapshot);
+    assert_eq!(reader.verify().await.unwrap(), ledger.verify().await.unwrap());
+    assert!(reader.pay(at(8), &cash("more", 1)).await.is_err(), "who only reads can't write");
+    reader.close().await;
+}
+
+pub async fn who_only_reads_makes_no_tables(url: &str) {
+    let none = Ledger::open_to_read(url).await.unwrap_err();
+    assert!(matches!(none, Error::Connect(_) | Error::Read { .. }), "{none}");
+    open(url).await.close().await;
+    sql(url, "DELETE FROM migrations WHERE version > 1").await.unwrap();
+    let older = Ledger::open_to_read(url).await.unwrap_err();
+    assert!(matches!(older, Error::Older { found: 1, .. }), "{older}");
 }

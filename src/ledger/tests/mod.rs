@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::{
-    At, ChargeIn, Contract, Delivery, DeliveryState, Done, Error, Ledger, LineKind, Measured, NoticeIn,
-    OrderIn, OrderState, PaymentIn, PriceRow, RefundIn, SpanIn, SpanRow, UsageIn,
+    At, ChargeIn, Contract, Delivery, DeliveryState, Done, Error, Interval, Ledger, LineKind, LineOrder,
+    Measured, NoticeIn, OrderIn, OrderState, PaymentIn, PriceRow, RefundIn, SpanIn, SpanRow, UsageIn,
 };
 
 /// Lets the nth statement fail, as often as it is armed.

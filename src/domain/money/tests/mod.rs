@@ -1,6 +1,7 @@
 //! Worked examples as tables, computed by hand from the rules; and properties over random lives.
 
 mod amounts;
+mod commitments;
 mod leases;
 mod machines;
 mod metering;
