@@ -273,16 +273,16 @@ fn people_may_do_what_their_role_says_and_no_more() {
     k(&format!("create clusterrolebinding {own} --clusterrole tenure-platform-admin --user {own}-platform"))
         .expect("it is bound");
     for (user, verb, resource, place, may) in MAY {
-        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-        let mut words = format!("auth can-i {verb} {resource} --as {own}-{user}");
-        if !subresource.is_empty() {
-            words += &format!(" --subresource {subresource}");
-        }
-        match *place {
-            "own" => words += &format!(" -n {own}"),
-            "other" => words += " -n default",
-            _ => (),
-        }
+        let (resource, subresource) = match resource.split_once('/') {
+            Some((resource, subresource)) => (resource, format!("--subresource {subresource}")),
+            None => (*resource, String::new()),
+        };
+        let place = match *place {
+            "own" => format!("-n {own}"),
+            "other" => "-n default".to_owned(),
+            _ => String::new(),
+        };
+        let words = format!("auth can-i {verb} {resource} --as {own}-{user} {subresource} {place}");
         let expected = if *may { "yes" } else { "no" };
         // The controller manager gathers roles some time after they are there.
         until(&format!("`{words}` to be {expected}"), || {
