@@ -29,6 +29,11 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("migrations/2.sqlite.sql"),
         postgres: include_str!("migrations/2.postgres.sql"),
     },
+    Migration {
+        version: 5,
+        sqlite: include_str!("migrations/5.sqlite.sql"),
+        postgres: include_str!("migrations/5.postgres.sql"),
+    },
 ];
 
 struct Migration {

@@ -70,6 +70,7 @@ impl Ledger {
             ("contracts", "id, object, uid, opened_at_ms, closed_at_ms", ""),
             ("spans", super::spans::COLUMNS, ""),
             ("prices", "sku, from_ms, price", ""),
+            ("arrears", "account, since_ms, until_ms", ""),
             ("fence", "epoch, seq, chain", ""),
         ] {
             let order = if order.is_empty() { String::new() } else { format!("ORDER BY {order}") };
