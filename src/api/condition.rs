@@ -24,6 +24,12 @@ pub enum Type {
     WorkersReady,
     /// What the object names exists and fits.
     ReferencesResolved,
+    /// A spot server has been told that it will be reclaimed.
+    ReclaimNotice,
+    /// The price of a market is as new as it should be.
+    PriceCurrent,
+    /// Whoever pays for an endpoint does so.
+    Funded,
 }
 
 /// Why a condition is as it is.
@@ -115,6 +121,18 @@ pub enum Reason {
     LedgerMismatch,
     /// Counted in the ledger.
     Counted,
+    /// The account is in arrears: what is not prepaid ends, and nothing begins.
+    Arrears,
+    /// The account is not in arrears.
+    NoArrears,
+    /// Spot servers have their notice for it, and their cards come.
+    Reclaiming,
+    /// Nobody has told the server to go.
+    NoNotice,
+    /// Its notice has ended: its cards went back.
+    Reclaimed,
+    /// The address of a price can't be read.
+    FeedFailed,
 }
 
 impl Type {

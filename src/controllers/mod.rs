@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod facts;
 pub mod group;
 pub mod link;
+pub mod market;
 pub mod money;
 pub mod pool;
 pub mod spot;
@@ -59,6 +60,8 @@ pub struct Context {
     pub on_our_clock: fn(Timestamp) -> Timestamp,
     /// What is bought.
     pub money: money::Money,
+    /// What is known of spot markets.
+    pub markets: market::Markets,
     /// What the allocator last found.
     pub published: watch::Sender<Arc<Published>>,
     /// What is shared with gateways.
@@ -202,6 +205,7 @@ impl Context {
             now: clocks.now,
             on_our_clock: clocks.of_api_server,
             money: money::Money::default(),
+            markets: market::Markets::default(),
             published: watch::Sender::default(),
             link: link::Link::new(gateways, clocks.now, registry)?,
             urls,
@@ -306,6 +310,8 @@ pub async fn run<D: link::Dial>(
     beat: Arc<impl Fn(Loop)>,
     stop: CancellationToken,
 ) {
+    // Who may be told to go for a purchase depends on who can pay for it.
+    money::accounts::read_all(&context).await;
     let lines = async {
         if let Some(dial) = dial {
             link::run(context.clone(), dial, stop.clone()).await;
@@ -315,6 +321,7 @@ pub async fn run<D: link::Dial>(
         allocator::run(context.clone(), beat.clone(), stop.clone()),
         contracts(context.clone(), beat.clone(), stop.clone()),
         money::metering::run(context.clone(), beat, stop.clone()),
+        market::run(context.clone(), stop.clone()),
         lines
     );
 }
@@ -453,7 +460,7 @@ async fn pass(context: &Context, contract: &ContractRef) {
     context.passes.with_label_values(&[kind_label(contract.kind), outcome]).inc();
 }
 
-fn kind_label(kind: Kind) -> &'static str {
+pub(in crate::controllers) fn kind_label(kind: Kind) -> &'static str {
     match kind {
         Kind::Pool => "ResidentPool",
         Kind::Group => "DedicatedGroup",

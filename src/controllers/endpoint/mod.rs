@@ -25,7 +25,6 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
 
 use super::facts::{self, Problem};
-use super::link::Link;
 use super::link::keys::{self, READ_EVERY};
 use super::link::routes::key_of;
 use super::pool::{GB, count, created_seconds, generation, is_leaving, key};
@@ -41,6 +40,7 @@ use crate::cluster::write;
 use crate::domain::allocate::Outcome;
 use crate::domain::book::Share;
 use crate::domain::fleet::{Claim, Demand};
+use crate::domain::money::arrears::{Grace, Holding, Keeps, standing};
 use crate::domain::units::Size;
 use crate::domain::workers;
 
@@ -64,6 +64,35 @@ struct Place {
     open: bool,
     /// For one that is bound: workers beyond the wanted ones that there are cards for, to surge with.
     spare: u32,
+    /// For an elastic one whose account is in arrears.
+    owes: Option<Owes>,
+}
+
+/// Its account is in arrears: nothing starts or wakes, and what runs does so until then.
+struct Owes {
+    /// `None`: it is over.
+    keeps_until: Option<Timestamp>,
+    why: Problem,
+}
+
+/// How an elastic endpoint stands with its account.
+fn arrears(context: &Context, account: &str) -> Option<Owes> {
+    let since = context.money.arrears_since(account)?;
+    let stands = standing(Holding::ElasticEndpoint, Some(since), (context.now)(), &Grace::default());
+    let (keeps_until, what) = match stands.keeps {
+        Keeps::All => return None,
+        Keeps::Until(then) => (Some(then), format!("workers that run are stopped at {}", in_seconds(then))),
+        Keeps::Nothing => (None, "its workers are stopped".to_owned()),
+    };
+    let message = format!(
+        "Account {account} is in arrears since {}: none starts and {what}; add a Payment, and it goes on by itself",
+        in_seconds(since)
+    );
+    Some(Owes { keeps_until, why: Problem::new(Reason::Arrears, message) })
+}
+
+fn in_seconds(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 // Validate.
@@ -132,6 +161,7 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
             open: !is_leaving(&*pool),
             spare: (left.cards / count(endpoint.spec.workers.gpus).max(1))
                 .min(left.disk_gb / count(on.disk_gb).max(1)),
+            owes: None,
         });
     }
     if let Some(on) = &placement.dedicated_group {
@@ -172,9 +202,11 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
             elastic: false,
             open: usable,
             spare: super::group::free_cards(caches, &group) / count(endpoint.spec.workers.gpus).max(1),
+            owes: None,
         });
     }
-    let (_, card_type) = elastic(caches, endpoint)?;
+    let (account, card_type) = elastic(caches, endpoint)?;
+    let owes = arrears(context, &account);
     Ok(Place {
         // All shared cards are one resource, and card types may share the physical one too.
         node_selector: [(names::CARD_TYPE.to_owned(), card_type.name_any())].into(),
@@ -184,8 +216,9 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
         disk_bytes: None,
         short: None,
         elastic: true,
-        open: true,
+        open: owes.is_none(),
         spare: 0,
+        owes,
     })
 }
 
@@ -253,12 +286,8 @@ fn pods(caches: &Caches, endpoint: &ServerlessEndpoint) -> Vec<Arc<SlimPod>> {
 }
 
 /// What the endpoint asks of the allocator: only elastic workers compete for cards.
-pub(super) fn claim(
-    caches: &Caches,
-    link: &Link,
-    endpoint: &ServerlessEndpoint,
-    now: Timestamp,
-) -> Option<Claim> {
+pub(super) fn claim(context: &Context, endpoint: &ServerlessEndpoint) -> Option<Claim> {
+    let (caches, link, now) = (&context.caches, &context.link, (context.now)());
     endpoint.spec.placement.serverless.as_ref()?;
     let pods = pods(caches, endpoint);
     let (account, card_type) = elastic(caches, endpoint).ok()?;
@@ -283,7 +312,8 @@ pub(super) fn claim(
         closing: number(true, true),
         closing_old: number(true, false),
     };
-    let on = !is_leaving(endpoint) && runs(endpoint, now).is_ok_and(|it| it.on);
+    let paid = context.money.arrears_since(&account).is_none();
+    let on = paid && !is_leaving(endpoint) && runs(endpoint, now).is_ok_and(|it| it.on);
     let wanted = on.then(|| scaling::wanted(link, endpoint, there.live + there.live_old));
     let surge = endpoint.spec.rollout.as_ref().map_or(0, |it| count(it.surge));
     let (active, wanted) = there.claim(count(endpoint.spec.workers.active), wanted, surge);
@@ -440,7 +470,9 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     let keys = keys.map(|_| READ_EVERY);
     let setback = context.setback(contract, &pass.revision);
     let drained = scaling::next_drained(&endpoint, &pass.seen);
-    let again = [wait, setback, schedule, keys, drained, pass.awaits].into_iter().flatten().min();
+    let owes = pass.place.as_ref().ok().and_then(|(it, _)| it.owes.as_ref()?.keeps_until);
+    let owes = owes.and_then(|it| Duration::try_from(it.duration_since((context.now)())).ok());
+    let again = [wait, setback, schedule, keys, drained, owes, pass.awaits].into_iter().flatten().min();
     Ok(again.map_or(Done::Settled, Done::LookAgain))
 }
 
@@ -508,7 +540,14 @@ fn plan(
             context.link.scale.stopped(&key_of(endpoint));
             Some(0)
         }
-        (Ok((place, _)), Ok(_)) if place.elastic => Some(scaling::wanted(&context.link, endpoint, live)),
+        (Ok((place, _)), Ok(_)) if place.elastic => {
+            let wanted = scaling::wanted(&context.link, endpoint, live);
+            Some(match &place.owes {
+                None => wanted,
+                Some(Owes { keeps_until: Some(_), why: _ }) => wanted.min(live),
+                Some(Owes { keeps_until: None, why: _ }) => 0,
+            })
+        }
         (Ok((place, _)), Ok(_)) => Some(place.wanted),
         (Err(_), _) | (_, Err(_)) => None,
     };
@@ -679,7 +718,8 @@ pub(super) async fn release_ended(context: &Context, contract: &ContractRef) -> 
                 continue;
             }
             // With its finalizer its end would be lost. What is written then makes another pass.
-            if contract.kind == Kind::Endpoint && !metered::may_go(context, contract, &pod) {
+            let is_metered = matches!(contract.kind, Kind::Endpoint | Kind::Spot);
+            if is_metered && !metered::may_go(context, contract, &pod) {
                 continue;
             }
             context

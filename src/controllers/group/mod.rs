@@ -237,7 +237,10 @@ async fn apply(context: &Context, group: &DedicatedGroup, found: &mut Found) -> 
     }
     // Only an answer to these very machines refuses them.
     let answer = found.outcome.as_ref().filter(|it| it.version == version(group));
-    let shortage = answer.and_then(|it| it.shortage.as_ref());
+    // What spot servers give back is waited for.
+    let shortage = answer
+        .and_then(|it| it.shortage.as_ref())
+        .filter(|it| !matches!(it, crate::domain::allocate::Shortage::Reclaiming { .. }));
     let buys = found.record.machines().count() > found.record.placed().len();
     if let (Some(shortage), Ok(input), true) = (shortage, &found.input, buys && !is_refused(group)) {
         let card_type = input.types.values().next().map_or("", |it| it.0.as_str());
