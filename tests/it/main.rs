@@ -7,6 +7,7 @@ mod gateway;
 mod gateway_process;
 mod ledger;
 mod manifests;
+mod market;
 mod metering;
 mod money;
 mod operator;

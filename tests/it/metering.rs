@@ -13,14 +13,14 @@ use crate::stories::{BOUND, ELASTIC, POOL};
 use crate::support::until;
 
 /// What a ledger says, read beside the operator that writes it.
-struct Book {
-    contracts: Vec<Contract>,
-    spans: Vec<SpanRow>,
-    prices: Vec<PriceRow>,
-    usage: Vec<Line>,
+pub struct Book {
+    pub contracts: Vec<Contract>,
+    pub spans: Vec<SpanRow>,
+    pub prices: Vec<PriceRow>,
+    pub usage: Vec<Line>,
 }
 
-fn read(ledger: &Path, account: &str, contract: &str) -> Book {
+pub fn read(ledger: &Path, account: &str, contract: &str) -> Book {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("it starts");
     runtime.block_on(async {
         let ledger = Ledger::open(&format!("sqlite:{}", ledger.display())).await.expect("it opens");

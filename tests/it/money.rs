@@ -65,7 +65,7 @@ impl Market {
     }
 
     /// The time of a field of an object's status.
-    fn time(&self, object: &str, path: &str) -> jiff::Timestamp {
+    pub fn time(&self, object: &str, path: &str) -> jiff::Timestamp {
         let text = self.world.field(object, path);
         text.parse().unwrap_or_else(|_| panic!("`{text}` of {path} is no time"))
     }
