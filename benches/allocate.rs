@@ -1,4 +1,5 @@
-//! The planner alone: 2,000 contracts on 400 nodes of 8 cards, and a plan in which nothing changes.
+//! The planner alone: 2,000 contracts on 400 nodes of 8 cards, and a plan in which nothing changes. And clearing alone: 10,000 bids,
+//! half of them outbid or protected, when purchases lack 2,000 cards.
 //!
 //! `make bench` prints the time per plan; docs/performance.md divides it by the contracts.
 
@@ -6,7 +7,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rust_decimal::Decimal;
 use tenure::domain::allocate::plan;
 use tenure::domain::book::{Key, Share, Shares};
-use tenure::domain::fleet::{Claim, Demand, Machine, Node, Snapshot};
+use tenure::domain::fleet::{Claim, Demand, Hold, Machine, Node, Snapshot};
+use tenure::domain::market::{Clearing, Server};
 use tenure::domain::units::Size;
 
 const NODES: usize = 400;
@@ -48,14 +50,19 @@ fn world() -> Snapshot {
                     bought: vec![],
                     returning: std::collections::BTreeMap::new(),
                     paid: true,
+                    funded: true,
                 },
-                1..=9 => {
-                    Demand::Resident { cards: 1 + u32::try_from(at % 4).unwrap_or(0), bought: 0, paid: true }
-                }
+                1..=9 => Demand::Resident {
+                    cards: 1 + u32::try_from(at % 4).unwrap_or(0),
+                    bought: 0,
+                    paid: true,
+                    funded: true,
+                },
                 10..=19 => Demand::Spot {
                     cards: 1,
                     bid: Decimal::new(100 + i64::try_from(at % 300).unwrap_or(0), 2),
                     may_start: true,
+                    hold: Hold::default(),
                 },
                 _ => Demand::Workers {
                     cards: 1,
@@ -89,5 +96,40 @@ fn allocate(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, allocate);
+const BIDS: usize = 10_000;
+
+fn clear(criterion: &mut Criterion) {
+    let keys: Vec<Key> = (0..BIDS).map(|at| Key::new(&format!("server-{at}"), "0123456789")).collect();
+    let servers: Vec<Server> = keys
+        .iter()
+        .enumerate()
+        .map(|(at, key)| Server {
+            key,
+            card_type: "ada",
+            node: at / 4,
+            frees: [1, 1, 2, 4][at % 4],
+            bid: Decimal::new(100 + i64::try_from(at * 37 % 900).unwrap_or(0), 2),
+            created_seconds: i64::try_from(at * 7 % 1_000).unwrap_or(0),
+            is_protected: at % 4 == 1,
+            is_outbid: at % 4 == 2,
+            in_arrears: false,
+            is_noticed: at % 10 == 0,
+            is_leaving: false,
+        })
+        .collect();
+    let mut group = criterion.benchmark_group("clear");
+    group.throughput(Throughput::Elements(BIDS as u64));
+    group.bench_function("10,000 bids", |b| {
+        b.iter(|| {
+            let mut clearing = Clearing::new(&servers);
+            for lack in [500, 700, 4_800] {
+                assert!(clearing.ask("ada", lack));
+            }
+            clearing.finish().len()
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, allocate, clear);
 criterion_main!(benches);

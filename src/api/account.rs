@@ -1,6 +1,6 @@
 //! Account: who pays.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -124,6 +124,9 @@ pub struct AccountStatus {
     /// Is the balance below what the credit limit allows?
     #[serde(default)]
     pub arrears: bool,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrears_since: Option<Time>,
     /// What was billed in this month (UTC) so far, and what workers have used that is not billed yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub this_month: Option<String>,

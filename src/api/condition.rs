@@ -26,6 +26,12 @@ pub enum Type {
     ReferencesResolved,
     /// What the account's targets were sent has arrived.
     Notified,
+    /// A spot server has been told that it will be reclaimed.
+    ReclaimNotice,
+    /// The price of a market is as new as it should be.
+    PriceCurrent,
+    /// Whoever pays for an endpoint does so.
+    Funded,
 }
 
 /// Why a condition is as it is.
@@ -125,6 +131,18 @@ pub enum Reason {
     Delivered,
     /// A notice did not arrive; it is tried again for a while.
     Undelivered,
+    /// The account is in arrears: what is not prepaid ends, and nothing begins.
+    Arrears,
+    /// The account is not in arrears.
+    NoArrears,
+    /// Spot servers have their notice for it, and their cards come.
+    Reclaiming,
+    /// Nobody has told the server to go.
+    NoNotice,
+    /// Its notice has ended: its cards went back.
+    Reclaimed,
+    /// The address of a price can't be read.
+    FeedFailed,
 }
 
 impl Type {

@@ -1,6 +1,6 @@
 //! SpotMarket: where the list price of a card type comes from.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,7 @@ use super::rules;
     printcolumn(name = "Price", type_ = "string", json_path = ".status.price"),
     printcolumn(name = "Free", type_ = "integer", json_path = ".status.freeCards"),
     printcolumn(name = "Running", type_ = "integer", json_path = ".status.running"),
+    printcolumn(name = "Reclaiming", type_ = "integer", json_path = ".status.reclaiming"),
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -53,7 +54,7 @@ pub struct Price {
     #[schemars(length(max = 24))]
     #[x_kube(validation = rules::positive_amount())]
     pub fixed: Option<String>,
-    /// Rises as free cards run out.
+    /// Rises as free cards run out: floor + (ceiling - floor) * (1 - free / all cards of the type).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<InventoryPrice>,
     /// Read from an HTTP address.
@@ -84,7 +85,7 @@ pub struct InventoryPrice {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct FeedPrice {
-    /// The address.
+    /// The address. It answers with a number such as 2.10, or with JSON such as {"price": "2.10"}.
     #[schemars(length(max = 2048))]
     #[x_kube(validation = Rule::new("self.matches('^https?://[^ ]+$')").message("must be an http or https URL"))]
     pub url: String,
@@ -108,13 +109,19 @@ pub struct SpotMarketStatus {
     /// The list price per card-hour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<String>,
+    /// Since when this is the price.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
     /// Shared cards that no pod uses.
     #[serde(default)]
     pub free_cards: i32,
     /// Servers that have their cards.
     #[serde(default)]
     pub running: i32,
-    /// Ready.
+    /// Servers among them that have their notice.
+    #[serde(default)]
+    pub reclaiming: i32,
+    /// Ready; with a feed PriceCurrent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -53,6 +53,8 @@ pub const CLOSING_SINCE: &str = "tenure.dev/closing-since";
 pub const MACHINES: &str = "tenure.dev/machines";
 /// Contract annotation: `<generation> <why>` of a purchase that was refused.
 pub const REFUSED: &str = "tenure.dev/refused";
+/// Annotation of a spot server, and of its pod: its notice, JSON.
+pub const RECLAIM: &str = "tenure.dev/reclaim";
 /// Contract annotation: its contract in the ledger.
 pub const CONTRACT: &str = "tenure.dev/contract";
 /// Namespace label: who pays.

@@ -105,10 +105,36 @@ pub struct SpotServerStatus {
     /// Until when neither price nor shortage touches it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protected_until: Option<Time>,
-    /// Ready, Placed.
+    /// Its last notice, until it runs anew or the notice is withdrawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reclaim: Option<Reclaim>,
+    /// Ready, Placed, Paid, ReclaimNotice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// A notice that a server is reclaimed.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Reclaim {
+    /// Why.
+    pub reason: ReclaimReason,
+    /// When its owner was told.
+    pub noticed_at: Time,
+    /// Until when it runs.
+    pub reclaim_at: Time,
+}
+
+/// Why a server is reclaimed.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReclaimReason {
+    /// The price is above its bid.
+    PriceAboveBid,
+    /// A purchase needs its cards.
+    Shortage,
+    /// Its account is in arrears.
+    Arrears,
 }
 
 /// Where a server is in its life.
@@ -120,9 +146,9 @@ pub enum SpotPhase {
     Protected,
     /// Runs.
     Running,
-    /// Has its notice.
+    /// Has its notice, or is being shut down.
     Reclaiming,
-    /// Gone.
+    /// Its cards went back. It starts anew when its bid, its account and the free cards allow it.
     Reclaimed,
     /// Can't run as it is.
     Failed,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ListParams, PartialObjectMeta};
 use kube::core::{DeserializeGuard, Resource};
@@ -44,6 +44,9 @@ pub enum Kind {
     /// ServerlessEndpoint.
     Endpoint,
 }
+
+/// The claim of a spot server's disk.
+pub type Disk = PartialObjectMeta<PersistentVolumeClaim>;
 
 /// What has changed since it was last asked.
 #[derive(Default)]
@@ -171,6 +174,8 @@ pub struct Caches {
     pub spots: Arc<Table<SpotServer>>,
     /// Endpoints, by what they are bound to (`pool/NS/NAME`, `group/NS/NAME`).
     pub endpoints: Arc<Table<ServerlessEndpoint>>,
+    /// The claims of spot servers' disks, by whose they are (`spot/NS/NAME`).
+    pub disks: Arc<Table<Disk>>,
     /// What has changed.
     pub changes: Arc<Changes>,
 }
@@ -195,15 +200,19 @@ impl Cluster {
             endpoints: Table::new(|it| {
                 bound_to(it).into_iter().map(|(kind, name)| format!("{kind}/{name}")).collect()
             }),
+            disks: Table::new(disk_index),
             changes: changes.clone(),
         };
         let watched = |config: watcher::Config| config.streaming_lists();
         let config = watched(watcher::Config::default());
         macro_rules! follow {
-            ($table:ident, $wire:ty, $open:expr, $on_change:expr) => {{
+            ($table:ident, $wire:ty, $open:expr, $on_change:expr) => {
+                follow!($table, $wire, config.clone(), $open, $on_change)
+            };
+            ($table:ident, $wire:ty, $config:expr, $open:expr, $on_change:expr) => {{
                 let changes = changes.clone();
                 let on_change = $on_change;
-                let events = watcher(Api::<$wire>::all(self.watches.clone()), config.clone());
+                let events = watcher(Api::<$wire>::all(self.watches.clone()), $config);
                 let notify =
                     Arc::new(move |before: Option<&_>, after: Option<&_>| on_change(&changes, before, after));
                 tokio::spawn(caches.$table.clone().follow(stringify!($table), events, $open, notify));
@@ -320,6 +329,20 @@ impl Cluster {
             }
             changes.cards_changed.notify_one();
         });
+        let of_servers = config.clone().labels(names::SPOT_SERVER);
+        follow!(
+            disks,
+            Disk,
+            of_servers,
+            strip,
+            |changes: &Changes, before: Option<&Disk>, after: Option<&Disk>| {
+                for it in [before, after].into_iter().flatten() {
+                    if let Some(server) = it.labels().get(names::SPOT_SERVER) {
+                        changes.contract(Kind::Spot, &it.namespace().unwrap_or_default(), server);
+                    }
+                }
+            }
+        );
         caches
     }
 
@@ -351,6 +374,7 @@ impl Caches {
             self.groups.ready(),
             self.spots.ready(),
             self.endpoints.ready(),
+            self.disks.ready(),
         );
     }
 }
@@ -408,8 +432,13 @@ fn opened<K: Resource + DeserializeOwned>(guarded: DeserializeGuard<K>) -> Resul
     }
 }
 
+fn disk_index(disk: &Disk) -> Vec<String> {
+    let namespace = disk.metadata.namespace.as_deref().unwrap_or_default();
+    disk.labels().get(names::SPOT_SERVER).map(|it| format!("spot/{namespace}/{it}")).into_iter().collect()
+}
+
 #[allow(clippy::unnecessary_wraps, reason = "it stands where other kinds may have nothing")]
-fn strip(mut object: PartialObjectMeta<Namespace>) -> Result<PartialObjectMeta<Namespace>, Box<ObjectMeta>> {
+fn strip<K>(mut object: PartialObjectMeta<K>) -> Result<PartialObjectMeta<K>, Box<ObjectMeta>> {
     object.metadata.managed_fields = None;
     Ok(object)
 }

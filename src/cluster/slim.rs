@@ -200,7 +200,7 @@ pub struct SlimContainerStatus {
 pub struct SlimState {
     /// It runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub running: Option<Nothing>,
+    pub running: Option<Began>,
     /// It has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terminated: Option<Ended>,
@@ -218,14 +218,22 @@ pub struct LastState {
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct Ended {
+    /// When it had begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
     /// When that was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
 }
 
-/// An object whose fields we don't look at.
-#[derive(Serialize, Deserialize, Clone, Debug, Default)]
-pub struct Nothing {}
+/// The beginning of a container.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Began {
+    /// When that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+}
 
 impl SlimNode {
     /// Is its condition Ready true?
@@ -255,6 +263,18 @@ impl SlimPod {
     /// When the last of its containers ended that do not run now, as the kubelet says.
     pub fn ended_at(&self) -> Option<Timestamp> {
         self.status.container_statuses.iter().filter_map(|it| it.ended()?.finished_at).max()
+    }
+
+    /// When the first of its containers began, as far as the kubelet says: init containers too, and those that were started again
+    /// once.
+    pub fn began_at(&self) -> Option<Timestamp> {
+        let all = self.status.container_statuses.iter().chain(&self.status.init_container_statuses);
+        let times = |it: &SlimContainerStatus| {
+            let before = it.last_state.terminated.and_then(|it| it.started_at);
+            let ended = it.state.terminated.and_then(|it| it.started_at);
+            before.or(ended).or(it.state.running.and_then(|it| it.started_at))
+        };
+        all.filter_map(times).min()
     }
 
     /// Has one of its containers ended that is to be started again, so that it is not ready?

@@ -2,21 +2,21 @@
 //!
 //! Pure checks over the caches; `report` writes what they say.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{Resource, ResourceExt};
 use rust_decimal::Decimal;
 
 use super::facts::{self, Problem};
 use super::money::{self, accounts};
 use super::pool::number;
-use super::{Context, Published, notify, status};
+use super::{Context, Published, market, notify, spot, status};
 use crate::api::account::AccountMode;
 use crate::api::condition::{Conditions, Reason, Type};
 use crate::api::{
     Account, AccountStatus, CardType, CardTypeStatus, Payment, PaymentStatus, SpotMarket, SpotMarketStatus,
     Tariff, TariffStatus, names,
 };
-use crate::cluster::read::{Caches, Kind};
+use crate::cluster::read::{Caches, ContractRef, Kind};
 use crate::domain::money::Currency;
 use crate::domain::units::{parse_milli, parse_whole};
 
@@ -69,13 +69,13 @@ pub(super) async fn report(context: &Context) -> bool {
         let new = PaymentStatus { observed_generation: it.metadata.generation, conditions };
         well &= write(context, &*it, it.status.as_ref(), &new, |it: &PaymentStatus| &it.conditions).await;
     }
-    if paid {
-        // What waited for money is looked at again.
-        context.caches.changes.everything();
-    }
     for it in context.caches.accounts.all() {
         let new = account_status(context, &it, &mut silent).await;
         well &= write(context, &*it, it.status.as_ref(), &new, |it: &AccountStatus| &it.conditions).await;
+    }
+    if paid {
+        // What waited for money is looked at again, now that it is known how accounts stand.
+        context.caches.changes.everything();
     }
     well
 }
@@ -219,7 +219,7 @@ fn check_tariff(caches: &Caches, it: &Tariff) -> Result<(), Problem> {
 }
 
 fn market_status(context: &Context, published: &Published, it: &SpotMarket) -> SpotMarketStatus {
-    let price = facts::price(it);
+    let price = market::price(context, it);
     let checked = facts::card_type(&context.caches, &it.spec.card_type).map(drop).and(price.as_ref().map(drop).map_err(Clone::clone)).and_then(|()| {
         let others = context.caches.markets.all();
         let same = |other: &&std::sync::Arc<SpotMarket>| {
@@ -236,24 +236,54 @@ fn market_status(context: &Context, published: &Published, it: &SpotMarket) -> S
     let type_of = |node: &str| {
         context.caches.nodes.get("", node).and_then(|it| it.labels().get(names::CARD_TYPE).cloned())
     };
-    let runs =
-        |(contract, outcome): &(&crate::cluster::read::ContractRef, &crate::domain::allocate::Outcome)| {
-            let here = outcome.holdings.first().and_then(|it| type_of(&it.node));
-            contract.kind == Kind::Spot && here.as_ref() == Some(&it.spec.card_type)
-        };
-    let running = published.outcomes.iter().filter(runs).count();
+    let runs = |(contract, outcome): &(&ContractRef, &crate::domain::allocate::Outcome)| {
+        let here = outcome.holdings.first().and_then(|it| type_of(&it.node));
+        contract.kind == Kind::Spot && here.as_ref() == Some(&it.spec.card_type)
+    };
+    let running: Vec<_> = published.outcomes.iter().filter(runs).map(|(contract, _)| contract).collect();
+    let server = |it: &ContractRef| context.caches.spots.get(&it.namespace, &it.name);
+    let noticed = running.iter().filter(|it| server(it).is_some_and(|it| spot::is_noticed(&it)));
+    let whole = |it: usize| number(u32::try_from(it).unwrap_or(u32::MAX));
+    let before = it.status.as_ref().map(|it| &it.conditions);
+    let mut conditions = conditions(context, it, before, checked.map(|()| VALID));
+    if it.spec.price.feed.is_some() {
+        conditions.extend(price_current(context, it, price.as_ref().ok()));
+        conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+    }
     SpotMarketStatus {
         observed_generation: it.metadata.generation,
-        price: price.ok().map(|it| it.to_string()),
+        since: price.as_ref().ok().map(|it| Time(it.since)),
+        price: price.ok().map(|it| it.text),
         free_cards: published.cards.get(&it.spec.card_type).map_or(0, |it| it.cards.free),
-        running: number(u32::try_from(running).unwrap_or(u32::MAX)),
-        conditions: conditions(
-            context,
-            it,
-            it.status.as_ref().map(|it| &it.conditions),
-            checked.map(|()| VALID),
-        ),
+        reclaiming: whole(noticed.count()),
+        running: whole(running.len()),
+        conditions,
     }
+}
+
+/// Is the price as new as its feed should make it? If not, the condition says since when.
+fn price_current(context: &Context, it: &SpotMarket, price: Option<&market::Price>) -> Vec<Condition> {
+    let before = it.status.as_ref().map(|it| it.conditions.clone()).unwrap_or_default();
+    let mut conditions = Conditions::new(&before, it.metadata.generation, (context.now)());
+    match (context.markets.failure(&it.name_any()), price) {
+        (None, Some(price)) => {
+            let message = format!("the feed is read; the price is {}", price.text);
+            conditions.set(Type::PriceCurrent, Some(true), Reason::Valid, message)
+        }
+        (None, None) => {
+            conditions.set(Type::PriceCurrent, None, Reason::Pending, "the feed has not been read yet")
+        }
+        (Some(failure), price) => {
+            let holds = price.map_or_else(
+                || "there is no price yet".to_owned(),
+                |it| format!("the last price, {}, holds", it.text),
+            );
+            let since = failure.since.strftime("%Y-%m-%dT%H:%M:%SZ");
+            let message = format!("the feed can't be read since {since}: {}; {holds}", failure.why);
+            conditions.set(Type::PriceCurrent, Some(false), Reason::FeedFailed, message)
+        }
+    };
+    conditions.done()
 }
 
 async fn account_status(context: &Context, it: &Account, silent: &mut Option<Problem>) -> AccountStatus {
@@ -284,12 +314,22 @@ async fn account_status(context: &Context, it: &Account, silent: &mut Option<Pro
         return AccountStatus { observed_generation, conditions, ..before };
     };
     let limit = accounts::credit_limit(it, &currency).unwrap_or_default();
-    let arrears = accounts::in_arrears(it, &summary, limit);
-    context.money.tell_of_arrears(it, arrears, (summary.balance, &currency), (context.now)());
+    let owes = accounts::in_arrears(it, &summary, limit);
+    context.money.tell_of_arrears(it, owes, (summary.balance, &currency), (context.now)());
+    match context.money.note_arrears(&it.name_any(), owes, (context.now)()).await {
+        // What is not prepaid ends, or goes on.
+        Ok(true) => context.caches.changes.everything(),
+        Ok(false) => (),
+        Err(error) => {
+            tracing::warn!(%error, account = it.name_any(), "its arrears were not written; it is tried again");
+            context.money.note_change();
+        }
+    }
     AccountStatus {
         observed_generation,
         balance: (it.spec.mode == AccountMode::Prepaid).then(|| summary.balance.text(&currency)),
-        arrears,
+        arrears: owes,
+        arrears_since: context.money.arrears_since(&it.name_any()).map(Time),
         this_month: Some(summary.this_month.text(&currency)),
         conditions,
     }

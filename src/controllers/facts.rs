@@ -1,7 +1,6 @@
 //! What a contract needs of other objects: account, tariff, card type, market. Each is found, or there is a reason in words.
 
 use kube::ResourceExt;
-use rust_decimal::Decimal;
 
 use crate::api::condition::Reason;
 use crate::api::{Account, CardType, SpotMarket, Tariff, names};
@@ -108,23 +107,6 @@ pub fn market(caches: &Caches, card_type: &str, region: &str) -> Result<std::syn
         Problem::new(
             Reason::NoMarket,
             format!("there is no SpotMarket for card type {card_type} in region {region}"),
-        )
-    })
-}
-
-/// The list price of a market, per card-hour. Only a fixed one is known so far.
-pub fn price(market: &SpotMarket) -> Result<Decimal, Problem> {
-    let Some(fixed) = &market.spec.price.fixed else {
-        let message = format!(
-            "SpotMarket {} has no fixed price; prices from inventory or a feed are not served yet",
-            market.name_any()
-        );
-        return Err(Problem::new(Reason::NoPrice, message));
-    };
-    fixed.parse().map_err(|_| {
-        Problem::new(
-            Reason::NoPrice,
-            format!("the price `{fixed}` of SpotMarket {} is not a number", market.name_any()),
         )
     })
 }

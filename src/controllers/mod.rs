@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod facts;
 pub mod group;
 pub mod link;
+pub mod market;
 pub mod money;
 pub mod node_notice;
 pub mod notify;
@@ -65,6 +66,8 @@ pub struct Context {
     pub marks: Vec<Mark>,
     /// What is bought.
     pub money: money::Money,
+    /// What is known of spot markets.
+    pub markets: market::Markets,
     /// What the allocator last found.
     pub published: watch::Sender<Arc<Published>>,
     /// What owners are told, on its way to them.
@@ -228,6 +231,7 @@ impl Context {
             on_our_clock: clocks.of_api_server,
             marks,
             money: money::Money::default(),
+            markets: market::Markets::default(),
             published: watch::Sender::default(),
             notices: notify::Notices::new(senders, registry)?,
             link: link::Link::new(gateways, clocks.now, registry)?,
@@ -351,6 +355,8 @@ pub async fn run<D: link::Dial>(
     beat: Arc<impl Fn(Loop)>,
     stop: CancellationToken,
 ) {
+    // Who may be told to go for a purchase depends on who can pay for it.
+    money::accounts::read_all(&context).await;
     let lines = async {
         if let Some(dial) = dial {
             link::run(context.clone(), dial, stop.clone()).await;
@@ -360,6 +366,7 @@ pub async fn run<D: link::Dial>(
         allocator::run(context.clone(), beat.clone(), stop.clone()),
         contracts(context.clone(), beat.clone(), stop.clone()),
         money::metering::run(context.clone(), beat.clone(), stop.clone()),
+        market::run(context.clone(), stop.clone()),
         node_notice::run(context.clone(), beat.clone(), stop.clone()),
         notify::run(context.clone(), beat, stop.clone()),
         lines
@@ -503,7 +510,7 @@ async fn pass(context: &Context, contract: &ContractRef) {
     context.passes.with_label_values(&[kind_label(contract.kind), outcome]).inc();
 }
 
-fn kind_label(kind: Kind) -> &'static str {
+pub(in crate::controllers) fn kind_label(kind: Kind) -> &'static str {
     match kind {
         Kind::Pool => "ResidentPool",
         Kind::Group => "DedicatedGroup",

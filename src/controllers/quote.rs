@@ -326,7 +326,7 @@ fn spot_rates(context: &Context, server: &SpotServer) -> Result<Rated, Problem> 
         Problem::new(Reason::UnknownMachineType, message)
     })?;
     let market = facts::market(&context.caches, &machine.card_type, &tariff.spec.region)?;
-    let price = times(facts::price(&market)?, machine.cards)?;
+    let price = times(super::market::price(context, &market)?.price, machine.cards)?;
     let rate = |what: &str, per, price: Decimal| Rate {
         what: what.to_owned(),
         per,

@@ -93,6 +93,8 @@ pub enum Demand {
         bought: u32,
         /// Is there money for those that are not bought yet? If not, the answer only says whether they would fit.
         paid: bool,
+        /// Is there as much on the account, so that spot servers may be reclaimed for it?
+        funded: bool,
     },
     /// Whole machines.
     Dedicated {
@@ -105,6 +107,8 @@ pub enum Demand {
         returning: BTreeMap<String, bool>,
         /// Is there money for all others, which are one order? If not, the answer only says whether they would fit.
         paid: bool,
+        /// Is there enough on the account for that order, as far as is known? Only then does anybody go for it.
+        funded: bool,
     },
     /// Cards for a spot server, on one node.
     Spot {
@@ -112,8 +116,10 @@ pub enum Demand {
         cards: u32,
         /// Most to pay per card-hour: the higher is served first.
         bid: Decimal,
-        /// May it start now (bid ≥ price, account in order)? A server that has its cards keeps them.
+        /// May it start now (bid ≥ price, account in order)?
         may_start: bool,
+        /// What may take its cards back when it has them.
+        hold: Hold,
     },
     /// Serverless workers on shared cards; the scheduler binds them, the plan says how many there is room for, and where.
     Workers {
@@ -128,6 +134,23 @@ pub enum Demand {
         /// For each of them that is not bound yet: the node that it was promised.
         unbound: Vec<String>,
     },
+}
+
+/// How firmly a spot server has its cards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "four things that come and go by themselves, no states of one"
+)]
+pub struct Hold {
+    /// In its protected time neither price nor shortage touches it.
+    pub is_protected: bool,
+    /// The price is above its bid.
+    pub is_outbid: bool,
+    /// Its account does not pay.
+    pub in_arrears: bool,
+    /// It has a notice.
+    pub is_noticed: bool,
 }
 
 /// A machine that a group wants.

@@ -9,6 +9,7 @@ pub mod book;
 pub mod budget;
 pub mod fleet;
 pub mod machines;
+pub mod market;
 pub mod money;
 pub mod node_notice;
 pub mod notice;

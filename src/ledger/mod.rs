@@ -11,6 +11,7 @@
 //! whether it should be made is decided in `domain`. SQL is the same for both engines, in writes with `?` for a value (see
 //! `statement`), in reads with `$1`; only the migrations and how a connection is set up differ.
 
+mod arrears;
 mod billed;
 mod book;
 mod contracts;

@@ -43,6 +43,11 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("migrations/4.sqlite.sql"),
         postgres: include_str!("migrations/4.postgres.sql"),
     },
+    Migration {
+        version: 5,
+        sqlite: include_str!("migrations/5.sqlite.sql"),
+        postgres: include_str!("migrations/5.postgres.sql"),
+    },
 ];
 
 struct Migration {

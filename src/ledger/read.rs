@@ -126,6 +126,7 @@ impl Ledger {
             ("prices", "sku, from_ms, price", ""),
             ("notices", "id, account, kind, detail, at_ms, addressed", ""),
             ("deliveries", "notice, target, state, attempts, error, at_ms", ""),
+            ("arrears", "account, since_ms, until_ms", ""),
             ("fence", "epoch, seq, chain", ""),
         ] {
             let order = if order.is_empty() { String::new() } else { format!("ORDER BY {order}") };

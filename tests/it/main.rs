@@ -12,6 +12,7 @@ mod groups;
 mod install;
 mod ledger;
 mod manifests;
+mod market;
 mod metering;
 mod money;
 mod node_notices;

@@ -484,6 +484,11 @@ fn the_marks_of_workers_are_tenures() {
     );
     refused(
         ADMIN,
+        &place.pod("p", "annotations: {tenure.dev/reclaim: x}", "", ""),
+        "tenure.dev/reclaim is set by Tenure alone",
+    );
+    refused(
+        ADMIN,
         &place.pod("p", "finalizers: [tenure.dev/metering]", "", ""),
         "the finalizer tenure.dev/metering is set by Tenure",
     );
@@ -811,7 +816,7 @@ fn what_tenure_notes_on_a_contract_is_its_own() {
         refused(
             ADMIN,
             &forged,
-            "the annotations tenure.dev/machines and tenure.dev/refused are Tenure's own",
+            "the annotations tenure.dev/machines, tenure.dev/refused and tenure.dev/reclaim are Tenure's own",
         );
     }
     place.apply(POOL);
@@ -828,7 +833,12 @@ fn what_tenure_notes_on_a_contract_is_its_own() {
         "-n @ patch rp chat --type=merge -p",
         r#"{"metadata":{"finalizers":["tenure.dev/cards"]}}"#,
     );
-    for change in ["tenure.dev/refused=9 --overwrite", "tenure.dev/refused-", "tenure.dev/machines={}"] {
+    for change in [
+        "tenure.dev/refused=9 --overwrite",
+        "tenure.dev/refused-",
+        "tenure.dev/machines={}",
+        "tenure.dev/reclaim={}",
+    ] {
         place.cannot(
             ADMIN,
             &format!("-n @ annotate rp chat {change}"),

@@ -19,7 +19,7 @@ use kube::ResourceExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Loop, Published};
+use super::{Context, Loop, Published, market};
 use crate::cluster::read::Caches;
 use crate::cluster::slim::{SlimNode, SlimPod};
 use crate::cluster::write;
@@ -114,6 +114,7 @@ async fn pass(context: &Context, newest: &mut Newest, trouble: &mut Trouble) -> 
     let began_planning = Instant::now();
 
     let nodes = newest_nodes(context, newest);
+    market::set_prices(context);
     let taken = snapshot::take(context, &nodes);
     let planned = plan(&taken.snapshot);
     let published = Published {

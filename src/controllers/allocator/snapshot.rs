@@ -34,7 +34,7 @@ impl Taken {
 }
 
 pub(super) fn take(context: &Context, nodes: &[Arc<SlimNode>]) -> Taken {
-    let (caches, link, now) = (&context.caches, &context.link, (context.now)());
+    let caches = &context.caches;
     let mut taken = Taken { snapshot: Snapshot::default(), contracts: HashMap::new() };
     for card_type in caches.card_types.all() {
         if let Ok(size) = facts::per_card(&card_type) {
@@ -72,10 +72,10 @@ pub(super) fn take(context: &Context, nodes: &[Arc<SlimNode>]) -> Taken {
         }
     }
     for it in caches.spots.all() {
-        claim(reference(Kind::Spot, &*it), spot::claim(caches, &it));
+        claim(reference(Kind::Spot, &*it), spot::claim(context, &it));
     }
     for it in caches.endpoints.all() {
-        claim(reference(Kind::Endpoint, &*it), endpoint::claim(caches, link, &it, now));
+        claim(reference(Kind::Endpoint, &*it), endpoint::claim(context, &it));
     }
     let unreadable = [caches.pools.unreadable(), caches.groups.unreadable(), caches.spots.unreadable()];
     taken.snapshot.frozen = unreadable
@@ -84,7 +84,7 @@ pub(super) fn take(context: &Context, nodes: &[Arc<SlimNode>]) -> Taken {
         .map(|it| Key::new(it.name.as_deref().unwrap_or_default(), it.uid.as_deref().unwrap_or_default()))
         .collect();
     taken.snapshot.frozen.extend(frozen);
-    taken.snapshot.frozen.extend(caches.spots.all().iter().filter_map(|it| spot::frozen(caches, it)));
+    taken.snapshot.frozen.extend(caches.spots.all().iter().filter_map(|it| spot::frozen(context, it)));
     taken
 }
 

@@ -9,8 +9,8 @@ use kube::ResourceExt;
 use crate::api::{ServerlessEndpoint, names};
 use crate::cluster::read::{Caches, ContractRef};
 use crate::cluster::slim::SlimPod;
-use crate::controllers::money::meter::{Name, Offer, Seen, Terms};
-use crate::controllers::money::resident_sku;
+use crate::controllers::money::meter::{Listed, Name, Offer, Seen, Terms};
+use crate::controllers::money::sku::Sku;
 use crate::controllers::pool::key;
 use crate::controllers::{Context, facts};
 use crate::domain::book::Share;
@@ -20,7 +20,6 @@ use crate::domain::money::{Currency, Exact};
 /// Shows the meter all workers of an endpoint, also of one that is gone.
 pub(super) fn observe(context: &Context, contract: &ContractRef) {
     let caches = &context.caches;
-    let name = (contract.namespace.clone(), contract.name.clone());
     let look = || -> Vec<Seen> {
         let endpoint = caches.endpoints.get(&contract.namespace, &contract.name);
         let payer = endpoint.as_deref().and_then(|it| payer(caches, it));
@@ -30,7 +29,7 @@ pub(super) fn observe(context: &Context, contract: &ContractRef) {
             let owner = owner(pod)?;
             let own = |it: &Option<String>| it.as_deref() == Some(owner.as_str());
             let elastic = pod.requests(&Share::Shared.resource());
-            let (cards, offer) = if elastic > 0 {
+            let (units, offer) = if elastic > 0 {
                 let payer = payer.as_ref().filter(|it| own(&it.endpoint_uid));
                 (elastic, payer.and_then(|it| offer(context, it, pod)))
             } else {
@@ -38,28 +37,27 @@ pub(super) fn observe(context: &Context, contract: &ContractRef) {
                 let pool = pool.as_ref().filter(|it| own(&it.endpoint_uid) && pod.requests(&it.resource) > 0);
                 (cards, pool.map(|it| it.offer.clone()))
             };
-            Some(Seen { pod: pod.metadata.uid.clone()?, owner, cards, life: life(context, pod), offer })
+            Some(Seen { pod: pod.metadata.uid.clone()?, owner, units, life: life(context, pod), offer })
         };
         pods.iter().filter_map(|it| seen(it)).collect()
     };
-    context.money.meter.observe(&name, look, (context.now)());
+    context.money.meter.observe(contract, look, (context.now)());
 }
 
 /// May a pod that has ended be let go: does the ledger know of its end?
 pub(super) fn may_go(context: &Context, contract: &ContractRef, pod: &SlimPod) -> bool {
-    let name = (contract.namespace.clone(), contract.name.clone());
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let seen = pod.ended_at().map(context.on_our_clock);
-    context.money.meter.may_go(&name, uid, seen, (context.now)())
+    context.money.meter.may_go(contract, uid, seen, (context.now)())
 }
 
 /// UIDs of the pods of an endpoint that live, as far as their nodes can tell.
-pub(in crate::controllers) fn alive(caches: &Caches, (namespace, name): &Name) -> HashSet<String> {
+pub(in crate::controllers) fn alive(caches: &Caches, name: &Name) -> HashSet<String> {
     let lives = |pod: &SlimPod| {
         let node = pod.spec.node_name.as_deref().and_then(|it| caches.nodes.get("", it));
         node.is_some_and(|it| it.is_ready()) && !is_down(pod)
     };
-    let pods = caches.pods.under(&format!("endpoint/{namespace}/{name}"));
+    let pods = caches.pods.under(&format!("endpoint/{}/{}", name.namespace, name.name));
     pods.iter().filter(|it| lives(it)).filter_map(|it| it.metadata.uid.clone()).collect()
 }
 
@@ -113,11 +111,13 @@ fn pool(context: &Context, endpoint: &ServerlessEndpoint) -> Option<Pool> {
         terms: Terms {
             account: account.name_any(),
             currency: Currency::find(&account.spec.currency)?,
-            sku: resident_sku(pool.metadata.uid.as_deref()?),
+            sku: Sku::Resident { pool: pool.metadata.uid.clone()? }.text(),
         },
-        price: Exact::zero(),
-        price_text: "0".to_owned(),
-        since: made.map_or_else(context.now, |it| (context.on_our_clock)(it.0)),
+        price: Some(Listed {
+            price: Exact::zero(),
+            text: "0".to_owned(),
+            since: made.map_or_else(context.now, |it| (context.on_our_clock)(it.0)),
+        }),
     };
     let resource = Share::Resident(key(&*pool)).resource();
     Some(Pool { endpoint_uid: endpoint.metadata.uid.clone(), resource, offer })
@@ -150,10 +150,12 @@ fn offer(context: &Context, payer: &Payer, pod: &SlimPod) -> Option<Offer> {
         terms: Terms {
             account: payer.account.clone(),
             currency: payer.currency,
-            sku: format!("{}/{card_type}", spec.region),
+            sku: Sku::Worker { region: spec.region.clone(), card_type: card_type.clone() }.text(),
         },
-        price: Exact::parse(&price.per_second).ok()?,
-        price_text: price.per_second.clone(),
-        since: made.map_or_else(context.now, |it| (context.on_our_clock)(it.0)),
+        price: Some(Listed {
+            price: Exact::parse(&price.per_second).ok()?,
+            text: price.per_second.clone(),
+            since: made.map_or_else(context.now, |it| (context.on_our_clock)(it.0)),
+        }),
     })
 }

@@ -27,14 +27,13 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
 
 use super::facts::{self, Problem};
-use super::link::Link;
 use super::link::keys::{self, READ_EVERY};
 use super::link::routes::key_of;
 use super::pool::{GB, count, created_seconds, generation, is_leaving, key};
 use super::worker::{self, Worker};
 use super::{Context, Done, Error, TICK, pool, status};
 use crate::api::condition::Reason;
-use crate::api::endpoint::{RuleState, Schedule, State};
+use crate::api::endpoint::{OnGroup, OnPool, RuleState, Schedule, State};
 use crate::api::group::{GroupPhase, Usage};
 use crate::api::{CardType, ServerlessEndpoint, names};
 use crate::cluster::read::{Caches, ContractRef, Kind};
@@ -43,6 +42,7 @@ use crate::cluster::write;
 use crate::domain::allocate::Outcome;
 use crate::domain::book::Share;
 use crate::domain::fleet::{Claim, Demand};
+use crate::domain::money::arrears::{Grace, Holding, Keeps, standing};
 use crate::domain::node_notice::Notice;
 use crate::domain::units::Size;
 use crate::domain::workers;
@@ -70,6 +70,35 @@ struct Place {
     spare: u32,
     /// For one on a pool: workers that there are cards for in place of those on nodes that go away.
     replaced: u32,
+    /// For an elastic one whose account is in arrears.
+    owes: Option<Owes>,
+}
+
+/// Its account is in arrears: nothing starts or wakes, and what runs does so until then.
+struct Owes {
+    /// `None`: it is over.
+    keeps_until: Option<Timestamp>,
+    why: Problem,
+}
+
+/// How an elastic endpoint stands with its account.
+fn arrears(context: &Context, account: &str) -> Option<Owes> {
+    let since = context.money.arrears_since(account)?;
+    let stands = standing(Holding::ElasticEndpoint, Some(since), (context.now)(), &Grace::default());
+    let (keeps_until, what) = match stands.keeps {
+        Keeps::All => return None,
+        Keeps::Until(then) => (Some(then), format!("workers that run are stopped at {}", in_seconds(then))),
+        Keeps::Nothing => (None, "its workers are stopped".to_owned()),
+    };
+    let message = format!(
+        "Account {account} is in arrears since {}: none starts and {what}; add a Payment, and it goes on by itself",
+        in_seconds(since)
+    );
+    Some(Owes { keeps_until, why: Problem::new(Reason::Arrears, message) })
+}
+
+fn in_seconds(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 // Validate.
@@ -95,94 +124,16 @@ fn elastic(caches: &Caches, endpoint: &ServerlessEndpoint) -> Result<(String, Ar
 }
 
 fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Problem> {
-    let caches = &context.caches;
-    let namespace = endpoint.namespace().unwrap_or_default();
     let placement = &endpoint.spec.placement;
     if let Some(on) = &placement.resident_pool {
-        let unknown = || {
-            Problem::new(
-                Reason::UnknownPlacement,
-                format!("there is no ResidentPool {} in namespace {namespace}", on.name),
-            )
-        };
-        let pool = caches.pools.get(&namespace, &on.name).ok_or_else(unknown)?;
-        let card_type = facts::card_type(caches, &pool.spec.card_type)?;
-        let (admitted, left) = pool::admitted(context, &pool);
-        let instances =
-            admitted.iter().find(|it| it.endpoint == endpoint.name_any()).map_or(0, |it| it.instances);
-        let bought = pool::usable(context, &pool).cards > 0;
-        // A pool that is being deleted waits for its instances.
-        let short = if !bought {
-            Some(Problem::new(
-                Reason::PlacementNotReady,
-                format!("ResidentPool {} has no cards: it is not bought yet, or has expired", on.name),
-            ))
-        } else if instances < count(on.instances) {
-            let message = format!(
-                "ResidentPool {} has room for {instances} of {} instances: {} cards and {} GB of disk are left",
-                on.name, on.instances, left.cards, left.disk_gb
-            );
-            Some(Problem::new(Reason::PoolWithoutRoom, message))
-        } else {
-            None
-        };
-        return Ok(Place {
-            card_type,
-            share: Share::Resident(key(&*pool)),
-            wanted: instances,
-            disk_bytes: Some(i64::from(on.disk_gb) * GB),
-            node_selector: BTreeMap::new(),
-            short,
-            elastic: false,
-            // What is being left runs to its end, and no further.
-            open: !is_leaving(&*pool),
-            spare: (left.cards / count(endpoint.spec.workers.gpus).max(1))
-                .min(left.disk_gb / count(on.disk_gb).max(1)),
-            replaced: pool::had_twice(context, &pool) / count(endpoint.spec.workers.gpus).max(1),
-        });
+        return place_on_pool(context, endpoint, on);
     }
     if let Some(on) = &placement.dedicated_group {
-        let unknown = || {
-            Problem::new(
-                Reason::UnknownPlacement,
-                format!("there is no DedicatedGroup {} in namespace {namespace}", on.name),
-            )
-        };
-        let group = caches.groups.get(&namespace, &on.name).ok_or_else(unknown)?;
-        if group.spec.usage != Usage::Inference {
-            let message = format!(
-                "DedicatedGroup {} is for {:?}: endpoints need a group of usage Inference",
-                on.name, group.spec.usage
-            );
-            return Err(Problem::new(Reason::GroupNotInference, message));
-        }
-        let phase = group.status.as_ref().and_then(|it| it.phase);
-        let usable =
-            matches!(phase, Some(GroupPhase::Running | GroupPhase::Abnormal)) && !is_leaving(&*group);
-        let card_type = super::group::card_types(caches, &group)?.into_iter().next().ok_or_else(unknown)?;
-        let short = (!usable).then(|| {
-            Problem::new(Reason::PlacementNotReady, format!("DedicatedGroup {} is not Running", on.name))
-        });
-        // A machine that is away for a moment ends no worker.
-        let wanted = if is_leaving(&*group) { 0 } else { count(on.instances) };
-        return Ok(Place {
-            card_type: facts::card_type(caches, &card_type)?,
-            share: Share::Dedicated(key(&*group)),
-            wanted,
-            disk_bytes: None,
-            node_selector: [
-                (names::GROUP.to_owned(), on.name.clone()),
-                (names::GROUP_NAMESPACE.to_owned(), namespace),
-            ]
-            .into(),
-            short,
-            elastic: false,
-            open: usable,
-            spare: super::group::free_cards(caches, &group) / count(endpoint.spec.workers.gpus).max(1),
-            replaced: 0,
-        });
+        return place_on_group(context, endpoint, on);
     }
-    let (_, card_type) = elastic(caches, endpoint)?;
+    let caches = &context.caches;
+    let (account, card_type) = elastic(caches, endpoint)?;
+    let owes = arrears(context, &account);
     Ok(Place {
         // All shared cards are one resource, and card types may share the physical one too.
         node_selector: [(names::CARD_TYPE.to_owned(), card_type.name_any())].into(),
@@ -192,9 +143,99 @@ fn place(context: &Context, endpoint: &ServerlessEndpoint) -> Result<Place, Prob
         disk_bytes: None,
         short: None,
         elastic: true,
-        open: true,
+        open: owes.is_none(),
         spare: 0,
         replaced: 0,
+        owes,
+    })
+}
+
+fn place_on_pool(context: &Context, endpoint: &ServerlessEndpoint, on: &OnPool) -> Result<Place, Problem> {
+    let (caches, namespace) = (&context.caches, endpoint.namespace().unwrap_or_default());
+    let unknown = || {
+        Problem::new(
+            Reason::UnknownPlacement,
+            format!("there is no ResidentPool {} in namespace {namespace}", on.name),
+        )
+    };
+    let pool = caches.pools.get(&namespace, &on.name).ok_or_else(unknown)?;
+    let card_type = facts::card_type(caches, &pool.spec.card_type)?;
+    let (admitted, left) = pool::admitted(context, &pool);
+    let instances =
+        admitted.iter().find(|it| it.endpoint == endpoint.name_any()).map_or(0, |it| it.instances);
+    let bought = pool::usable(context, &pool).cards > 0;
+    // A pool that is being deleted waits for its instances.
+    let short = if !bought {
+        Some(Problem::new(
+            Reason::PlacementNotReady,
+            format!("ResidentPool {} has no cards: it is not bought yet, or has expired", on.name),
+        ))
+    } else if instances < count(on.instances) {
+        let message = format!(
+            "ResidentPool {} has room for {instances} of {} instances: {} cards and {} GB of disk are left",
+            on.name, on.instances, left.cards, left.disk_gb
+        );
+        Some(Problem::new(Reason::PoolWithoutRoom, message))
+    } else {
+        None
+    };
+    Ok(Place {
+        card_type,
+        share: Share::Resident(key(&*pool)),
+        wanted: instances,
+        disk_bytes: Some(i64::from(on.disk_gb) * GB),
+        node_selector: BTreeMap::new(),
+        short,
+        elastic: false,
+        // What is being left runs to its end, and no further.
+        open: !is_leaving(&*pool),
+        spare: (left.cards / count(endpoint.spec.workers.gpus).max(1))
+            .min(left.disk_gb / count(on.disk_gb).max(1)),
+        replaced: pool::had_twice(context, &pool) / count(endpoint.spec.workers.gpus).max(1),
+        owes: None,
+    })
+}
+
+fn place_on_group(context: &Context, endpoint: &ServerlessEndpoint, on: &OnGroup) -> Result<Place, Problem> {
+    let (caches, namespace) = (&context.caches, endpoint.namespace().unwrap_or_default());
+    let unknown = || {
+        Problem::new(
+            Reason::UnknownPlacement,
+            format!("there is no DedicatedGroup {} in namespace {namespace}", on.name),
+        )
+    };
+    let group = caches.groups.get(&namespace, &on.name).ok_or_else(unknown)?;
+    if group.spec.usage != Usage::Inference {
+        let message = format!(
+            "DedicatedGroup {} is for {:?}: endpoints need a group of usage Inference",
+            on.name, group.spec.usage
+        );
+        return Err(Problem::new(Reason::GroupNotInference, message));
+    }
+    let phase = group.status.as_ref().and_then(|it| it.phase);
+    let usable = matches!(phase, Some(GroupPhase::Running | GroupPhase::Abnormal)) && !is_leaving(&*group);
+    let card_type = super::group::card_types(caches, &group)?.into_iter().next().ok_or_else(unknown)?;
+    let short = (!usable).then(|| {
+        Problem::new(Reason::PlacementNotReady, format!("DedicatedGroup {} is not Running", on.name))
+    });
+    // A machine that is away for a moment ends no worker.
+    let wanted = if is_leaving(&*group) { 0 } else { count(on.instances) };
+    Ok(Place {
+        card_type: facts::card_type(caches, &card_type)?,
+        share: Share::Dedicated(key(&*group)),
+        wanted,
+        disk_bytes: None,
+        node_selector: [
+            (names::GROUP.to_owned(), on.name.clone()),
+            (names::GROUP_NAMESPACE.to_owned(), namespace),
+        ]
+        .into(),
+        short,
+        elastic: false,
+        open: usable,
+        spare: super::group::free_cards(caches, &group) / count(endpoint.spec.workers.gpus).max(1),
+        replaced: 0,
+        owes: None,
     })
 }
 
@@ -262,12 +303,8 @@ fn pods(caches: &Caches, endpoint: &ServerlessEndpoint) -> Vec<Arc<SlimPod>> {
 }
 
 /// What the endpoint asks of the allocator: only elastic workers compete for cards.
-pub(super) fn claim(
-    caches: &Caches,
-    link: &Link,
-    endpoint: &ServerlessEndpoint,
-    now: Timestamp,
-) -> Option<Claim> {
+pub(super) fn claim(context: &Context, endpoint: &ServerlessEndpoint) -> Option<Claim> {
+    let (caches, link, now) = (&context.caches, &context.link, (context.now)());
     endpoint.spec.placement.serverless.as_ref()?;
     let pods = pods(caches, endpoint);
     let (account, card_type) = elastic(caches, endpoint).ok()?;
@@ -296,7 +333,8 @@ pub(super) fn claim(
         closing_old: number(true, false),
         doomed: u32::try_from(there.iter().filter(is_doomed).count()).unwrap_or(u32::MAX),
     };
-    let on = !is_leaving(endpoint) && runs(endpoint, now).is_ok_and(|it| it.on);
+    let paid = context.money.arrears_since(&account).is_none();
+    let on = paid && !is_leaving(endpoint) && runs(endpoint, now).is_ok_and(|it| it.on);
     let wanted = on.then(|| scaling::wanted(link, endpoint, there.live + there.live_old));
     let surge = endpoint.spec.rollout.as_ref().map_or(0, |it| count(it.surge));
     let (active, wanted) = there.claim(count(endpoint.spec.workers.active), wanted, surge);
@@ -484,7 +522,10 @@ pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Resu
     let setback = context.setback(contract, &pass.revision);
     let drained = scaling::next_drained(&endpoint, &pass.seen);
     let doomed = pass.seen.iter().any(|it| it.is_live() && it.doomed.is_some()).then_some(TICK);
-    let again = [wait, setback, schedule, keys, drained, doomed, pass.awaits].into_iter().flatten().min();
+    let owes = pass.place.as_ref().ok().and_then(|(it, _)| it.owes.as_ref()?.keeps_until);
+    let owes = owes.and_then(|it| Duration::try_from(it.duration_since((context.now)())).ok());
+    let again = [wait, setback, schedule, keys, drained, doomed, owes, pass.awaits];
+    let again = again.into_iter().flatten().min();
     Ok(again.map_or(Done::Settled, Done::LookAgain))
 }
 
@@ -552,7 +593,14 @@ fn plan(
             context.link.scale.stopped(&key_of(endpoint));
             Some(0)
         }
-        (Ok((place, _)), Ok(_)) if place.elastic => Some(scaling::wanted(&context.link, endpoint, live)),
+        (Ok((place, _)), Ok(_)) if place.elastic => {
+            let wanted = scaling::wanted(&context.link, endpoint, live);
+            Some(match &place.owes {
+                None => wanted,
+                Some(Owes { keeps_until: Some(_), why: _ }) => wanted.min(live),
+                Some(Owes { keeps_until: None, why: _ }) => 0,
+            })
+        }
         (Ok((place, _)), Ok(_)) => Some(place.wanted),
         (Err(_), _) | (_, Err(_)) => None,
     };
@@ -725,7 +773,8 @@ pub(super) async fn release_ended(context: &Context, contract: &ContractRef) -> 
                 continue;
             }
             // With its finalizer its end would be lost. What is written then makes another pass.
-            if contract.kind == Kind::Endpoint && !metered::may_go(context, contract, &pod) {
+            let is_metered = matches!(contract.kind, Kind::Endpoint | Kind::Spot);
+            if is_metered && !metered::may_go(context, contract, &pod) {
                 continue;
             }
             context

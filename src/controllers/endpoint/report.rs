@@ -39,13 +39,14 @@ pub(super) fn status(
     };
     let short = runs.as_ref().err().cloned().or(short);
     let live = counts.ready + counts.starting;
+    let owes = place.ok().and_then(|it| it.owes.as_ref());
     let phase = match () {
         () if stopped && counts.draining + live > 0 => EndpointPhase::Stopping,
         () if stopped => EndpointPhase::Stopped,
         () if counts.ready > 0 => EndpointPhase::Running,
         () if place.is_err() || runs.is_err() => EndpointPhase::Unavailable,
-        () if wanted == 0 && short.is_none() => EndpointPhase::Idle,
-        () if short.is_some() && live == 0 => EndpointPhase::Unavailable,
+        () if wanted == 0 && short.is_none() && owes.is_none() => EndpointPhase::Idle,
+        () if (short.is_some() || owes.is_some()) && live == 0 => EndpointPhase::Unavailable,
         () => EndpointPhase::Starting,
     };
     let mut conditions = Conditions::new(&before.conditions, endpoint.metadata.generation, (context.now)());
@@ -84,12 +85,27 @@ pub(super) fn status(
         None => (Reason::Progressing, of.clone()),
     };
     conditions.set(Type::WorkersReady, Some(all_ready), workers_reason, workers_message);
+    if let Ok(place) = place {
+        match &place.owes {
+            None => {
+                conditions.set(Type::Funded, Some(true), Reason::NoArrears, "its account is not in arrears")
+            }
+            Some(owes) => {
+                conditions.set(Type::Funded, Some(false), Reason::Arrears, owes.why.message.clone())
+            }
+        };
+    }
     let (holds, reason, message) = match (place, runs) {
         (Err(problem), _) | (_, Err(problem)) => (false, problem.reason, problem.message.clone()),
         (Ok(_), Ok(Runs { on: false, cause })) => {
             (true, Reason::Stopped, format!("stopped {cause}; it serves nothing and costs nothing"))
         }
         (Ok(_), Ok(Runs { on: true, cause: _ })) => match (keys, no_cards, crash_loop) {
+            // What runs serves on for a while, and nothing else will.
+            _ if live == 0 && owes.is_some() => {
+                let why = owes.map(|it| it.why.message.clone()).unwrap_or_default();
+                (false, Reason::Arrears, why)
+            }
             // Nobody may call it, whatever it runs.
             (Some(problem), _, _) => (false, problem.reason, problem.message.clone()),
             (None, Some(problem), _) => (false, problem.reason, problem.message),

@@ -27,7 +27,7 @@ use crate::api::group::{DrainStatus, MachineSet, Network, Usage};
 use crate::api::{DedicatedGroup, names};
 use crate::cluster::read::{Caches, ContractRef};
 use crate::cluster::slim::{SlimNode, SlimPod};
-use crate::domain::allocate::Outcome;
+use crate::domain::allocate::{Outcome, Shortage};
 use crate::domain::fleet::{Claim, Demand, Machine};
 use crate::domain::machines::{self, Record};
 use crate::domain::money::calendar::after_seconds;
@@ -55,10 +55,16 @@ pub(super) fn asks(context: &Context, group: &DedicatedGroup) -> Asks {
     let offer = Offer::of(caches, group).ok();
     let given = nodes_of(caches, group);
     let nodes: BTreeSet<String> = given.keys().cloned().collect();
+    let now = (context.now)();
+    let mut funded = false;
     let claimed = match context.money.standing(group.metadata.uid.as_deref()) {
         Some(standing) => match order::known(context, group, &standing, &record, &nodes, offer.as_ref()) {
             Ok(Known { view, arrears }) => {
-                view.claimed(group, offer.as_ref(), &nodes, arrears, (context.now)())
+                let claimed = view.claimed(group, offer.as_ref(), &nodes, arrears, now);
+                funded = offer
+                    .as_ref()
+                    .is_some_and(|it| order::is_funded(context, group, &view, it, arrears, now));
+                claimed
             }
             // It keeps what it has; when it is deleted, all goes back.
             Err(_) if is_leaving(group) => Claimed::default(),
@@ -68,7 +74,7 @@ pub(super) fn asks(context: &Context, group: &DedicatedGroup) -> Asks {
         None if is_leaving(group) => Claimed::default(),
         None => Claimed { bought: record.placed(), paid: true, ..Claimed::default() },
     };
-    Asks::For(claim(group, &record, offer.as_ref(), &given, claimed))
+    Asks::For(claim(group, &record, offer.as_ref(), &given, claimed, funded))
 }
 
 fn claim(
@@ -77,6 +83,7 @@ fn claim(
     offer: Option<&Offer>,
     given: &BTreeMap<String, Arc<SlimNode>>,
     claimed: Claimed,
+    funded: bool,
 ) -> Claim {
     let sets: BTreeMap<String, &str> = record.machines().map(|(set, name)| (name, set)).collect();
     let machine = |name: &String| {
@@ -96,7 +103,7 @@ fn claim(
         account: offer.map(|it| it.account.name_any()).unwrap_or_default(),
         created_seconds: created_seconds(group),
         version,
-        demand: Demand::Dedicated { machines, bought, returning, paid },
+        demand: Demand::Dedicated { machines, bought, returning, paid, funded: funded || paid },
     }
 }
 
@@ -255,7 +262,9 @@ async fn apply(context: &Context, group: &DedicatedGroup, found: &mut Found) -> 
             .map_err(Error::Apply);
     }
     found.ordered = order::advance(context, group, found).await;
-    let may_refuse = !is_refused(group) && !found.more_come;
+    // What spot servers give back is waited for.
+    let comes = matches!(found.ordered.short, Some(Shortage::Reclaiming { .. }));
+    let may_refuse = !is_refused(group) && !found.more_come && !comes;
     if let (Some(shortage), Ok(offer), true) = (&found.ordered.short, &found.input, may_refuse) {
         let card_type = offer.sets.values().next().map_or("", |it| it.card_type.as_str());
         let refusal = format!("{} {}", generation(group), in_words(shortage, card_type).message);

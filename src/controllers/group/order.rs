@@ -300,3 +300,34 @@ pub(super) fn order_id(standing: &Standing, machine: &str, order: &Order, conver
 pub(super) fn may_buy(group: &DedicatedGroup) -> bool {
     !is_leaving(group)
 }
+
+/// Is there as much on the account as the order of all machines that were never there costs, as far as is known? The hold has the last
+/// word. By the hour none is begun in arrears.
+pub(super) fn is_funded(
+    context: &Context,
+    group: &DedicatedGroup,
+    view: &View<'_>,
+    offer: &Offer,
+    arrears: Arrears,
+    now: Timestamp,
+) -> bool {
+    let new = || view.live().filter(|it| it.stage == Stage::New && it.held.is_none());
+    if new().any(|it| it.billing() == Billing::Postpaid) && arrears != Arrears::Clear {
+        return false;
+    }
+    let mut price = 0_i64;
+    for it in new() {
+        match it.next(group, offer, now) {
+            Ok(order) => price = price.saturating_add(order.map_or(0, |it| it.price.0)),
+            Err(_) => return false,
+        }
+    }
+    match orders::least(&offer.account, &offer.currency) {
+        Ok(None) => true,
+        Ok(Some(least)) => {
+            let has = context.money.last_balance(&offer.account);
+            has.is_some_and(|it| it.0.saturating_sub(price) >= least)
+        }
+        Err(_) => false,
+    }
+}

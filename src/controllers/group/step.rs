@@ -9,7 +9,7 @@ use super::Found;
 use super::hours::is_due;
 use super::life::{Claimed, Machine, View, names_of};
 use super::offer::{Offer, SetOffer};
-use super::order::{may_buy, order_id};
+use super::order::{is_funded, may_buy, order_id};
 use crate::api::condition::Reason;
 use crate::api::group::Billing;
 use crate::api::{DedicatedGroup, names};
@@ -313,6 +313,15 @@ fn buys_new(
         return None;
     }
     if let Some(shortage) = answer.shortage() {
+        let comes = matches!(shortage, Shortage::Reclaiming { .. });
+        if comes && !is_funded(facts.context, facts.group, view, offer, facts.arrears, facts.now) {
+            let message = format!(
+                "spot servers have machines for it, and are told to give them back when it is paid for: add a Payment to Account {}",
+                offer.account.name_any()
+            );
+            decided.problem.get_or_insert(Problem::new(Reason::InsufficientFunds, message));
+            return None;
+        }
         decided.short = Some(shortage.clone());
         return None;
     }

@@ -11,6 +11,7 @@ use crate::api::account::AccountMode;
 use crate::api::condition::Reason;
 use crate::api::payment::PaymentKind;
 use crate::api::{Account, Payment};
+use crate::controllers::Context;
 use crate::controllers::facts::Problem;
 use crate::domain::money::calendar::calendar_month;
 use crate::domain::money::{self, Currency, arrears};
@@ -44,7 +45,55 @@ pub(in crate::controllers) fn in_arrears(account: &Account, summary: &Summary, l
     }
 }
 
+/// Reads how all accounts stand, before anything is decided by it.
+pub(in crate::controllers) async fn read_all(context: &Context) {
+    for account in context.caches.accounts.all() {
+        if let Err(error) = context.money.summary(&account, (context.now)()).await {
+            tracing::warn!(%error, account = account.name_any(), "an account was not read");
+        }
+    }
+}
+
 impl Money {
+    /// What an account had when it was last read, what it has used meanwhile included.
+    pub(in crate::controllers) fn last_balance(&self, account: &Account) -> Option<money::Money> {
+        let balances = self.balances.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = balances.get(&account.name_any())?;
+        read.checked_sub(self.accrued(&account.name_any(), &account.spec.currency))
+    }
+
+    /// Since when an account is in arrears, as the ledger knows; `None` when it is not.
+    pub(in crate::controllers) fn arrears_since(&self, account: &str) -> Option<Timestamp> {
+        self.arrears.lock().unwrap_or_else(PoisonError::into_inner).get(account).copied()
+    }
+
+    /// Notes in the ledger that an account is in arrears, or is not any more. True when that was news.
+    pub(in crate::controllers) async fn note_arrears(
+        &self,
+        account: &str,
+        owes: bool,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        if self.arrears_since(account).is_some() == owes {
+            return Ok(false);
+        }
+        let ledger = self.ledger()?;
+        let at = self.at(now);
+        let written = if owes {
+            ledger.begin_arrears(at, account).await
+        } else {
+            ledger.end_arrears(at, account).await
+        };
+        written.map_err(|it| self.seen(it))?;
+        let mut arrears = self.arrears.lock().unwrap_or_else(PoisonError::into_inner);
+        if owes {
+            arrears.insert(account.to_owned(), now);
+        } else {
+            arrears.remove(account);
+        }
+        Ok(true)
+    }
+
     /// How an account stands.
     pub(in crate::controllers) async fn summary(
         &self,
@@ -73,6 +122,7 @@ impl Money {
             this_month: money::Money(billed),
             month_began,
         };
+        self.balances.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), summary.balance);
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         if writes == self.writes.load(Ordering::Relaxed) {
             accounts.insert(name, summary.clone());

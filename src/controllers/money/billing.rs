@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::known::{Contract, Known, Metered, Name, Terms};
 use super::meter::{Meter, object_of};
+use super::sku::Sku;
 use super::{Money, contract_id};
 use crate::domain::money;
 use crate::domain::money::metering::{billable_until, closed_until, spans};
@@ -129,7 +130,7 @@ impl Known {
         let Some(list) = self.prices.get(&terms.sku) else {
             return of.first().map_or(Ok(Vec::new()), |it| Err(NoLine::Unpriced(it.times.from)));
         };
-        let uses = of.iter().map(|it| (&it.times, u64::from(it.cards)));
+        let uses = of.iter().map(|it| (&it.times, u64::from(it.units)));
         usage::bill(&spans(uses, until), &list.prices, &terms.currency)
     }
 
@@ -154,7 +155,7 @@ impl Known {
                 let mut charge = self.charge(name, uid, terms, &line);
                 let mut number = 1;
                 while !taken.insert(charge.id.clone()) {
-                    charge.id = format!("{}/{number}", line_id(uid, &line));
+                    charge.id = format!("{}/{number}", line_id(uid, terms, &line));
                     number += 1;
                 }
                 charges.push(charge);
@@ -165,18 +166,25 @@ impl Known {
 
     fn charge(&self, name: &Name, uid: &str, terms: &Terms, line: &Line) -> ChargeIn {
         let price = self.prices.get(&terms.sku).and_then(|it| it.texts.get(&line.key.epoch));
-        let (region, card_type) = terms.sku.rsplit_once('/').unwrap_or(("", &terms.sku));
-        let detail = json!({
+        let sku = Sku::parse(&terms.sku);
+        let mut detail = json!({
             "object": object_of(name),
             "day": day_of(line),
-            "region": region,
-            "cardType": card_type,
-            "cardSeconds": line.unit_seconds,
-            "perSecond": price,
+            "region": sku.region(),
             "priceSince": line.key.epoch,
         });
+        if let Some(card_type) = sku.card_type() {
+            detail["cardType"] = json!(card_type);
+        }
+        let (seconds, per) = match sku {
+            Sku::Worker { .. } | Sku::Resident { .. } => ("cardSeconds", "perSecond"),
+            Sku::SpotCard { .. } => ("cardSeconds", "perHour"),
+            Sku::SpotDisk { .. } => ("gbSeconds", "perGBMonth"),
+        };
+        detail[seconds] = json!(line.unit_seconds);
+        detail[per] = json!(price);
         ChargeIn {
-            id: line_id(uid, line),
+            id: line_id(uid, terms, line),
             contract: contract_id(uid),
             account: terms.account.clone(),
             currency: terms.currency.code().to_owned(),
@@ -186,8 +194,9 @@ impl Known {
     }
 }
 
-fn line_id(uid: &str, line: &Line) -> String {
-    format!("{}/usage/{}/gpu/{}", contract_id(uid), day_of(line), line.key.epoch)
+fn line_id(uid: &str, terms: &Terms, line: &Line) -> String {
+    let what = Sku::parse(&terms.sku).what();
+    format!("{}/usage/{}/{what}/{}", contract_id(uid), day_of(line), line.key.epoch)
 }
 
 fn day_of(line: &Line) -> String {

@@ -1,55 +1,63 @@
-//! What one look at the workers of an endpoint does to what is known of them: prices, contracts, spans. Memory only; what a span's
+//! What one look at the workers of an endpoint, or at a spot server, does to what is known of them: prices, contracts, spans. Memory only; what a span's
 //! beginning and end are is decided in `domain::money::metering`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use jiff::Timestamp;
 
-use super::RESIDENT;
+use super::sku::Sku;
+use crate::cluster::read::ContractRef;
 use crate::domain::money::calendar::after_seconds;
 use crate::domain::money::metering::{Life, Step, Use, price_begins, step};
-use crate::domain::money::usage::{Per, Prices};
+use crate::domain::money::usage::Prices;
 use crate::domain::money::{Currency, Exact};
 use crate::ledger::PriceRow;
 
-/// Namespace and name of an endpoint.
-pub(in crate::controllers) type Name = (String, String);
+/// How an endpoint or a spot server is called.
+pub(in crate::controllers) type Name = ContractRef;
 
-/// Who pays for a worker, and by which price.
+/// Who pays for something, and by which price.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::controllers) struct Terms {
     pub(in crate::controllers) account: String,
     pub(in crate::controllers) currency: Currency,
-    /// `REGION/CARD TYPE`, or `resident:POOL`.
+    /// What its price is for (`Sku`).
     pub(in crate::controllers) sku: String,
 }
 
 impl Terms {
     /// Is it paid in advance? Then it is metered, and no line of a bill.
     pub(super) fn is_prepaid(&self) -> bool {
-        self.sku.starts_with(RESIDENT)
+        matches!(Sku::parse(&self.sku), Sku::Resident { .. })
     }
 }
 
-/// Terms as they are now, with the price.
+/// Terms as they are now.
 #[derive(Debug, Clone)]
 pub(in crate::controllers) struct Offer {
     pub(in crate::controllers) terms: Terms,
-    /// Of a card for a second.
+    /// The tariff's price; `None` where a market has it.
+    pub(in crate::controllers) price: Option<Listed>,
+}
+
+/// A price that a tariff or market states now.
+#[derive(Debug, Clone)]
+pub(in crate::controllers) struct Listed {
     pub(in crate::controllers) price: Exact,
-    pub(in crate::controllers) price_text: String,
-    /// When the tariff was made: no worker was sold by it before.
+    pub(in crate::controllers) text: String,
+    /// When the tariff or market was made: nothing was sold by it before.
     pub(in crate::controllers) since: Timestamp,
 }
 
-/// A worker as a pass sees it: an elastic one, or one on a pool.
+/// A worker, elastic or on a pool, the pod of a spot server, or its disk, as a pass sees it.
 #[derive(Debug, Clone)]
 pub(in crate::controllers) struct Seen {
-    /// UID of its pod.
+    /// UID of its pod; of a disk `disk/` and the UID of its claim.
     pub(in crate::controllers) pod: String,
-    /// UID of its endpoint.
+    /// UID of its endpoint or server.
     pub(in crate::controllers) owner: String,
-    pub(in crate::controllers) cards: u32,
+    /// How many cards, or GB.
+    pub(in crate::controllers) units: u32,
     pub(in crate::controllers) life: Life,
     /// `None` while nobody can say who pays: then what has begun goes on, and nothing begins.
     pub(in crate::controllers) offer: Option<Offer>,
@@ -57,24 +65,24 @@ pub(in crate::controllers) struct Seen {
 
 #[derive(Default)]
 pub(super) struct Known {
-    /// Contracts by endpoint and its UID: one of the same name may have been there before.
+    /// Contracts by endpoint or server and its UID: one of the same name may have been there before.
     pub(super) contracts: HashMap<Name, BTreeMap<String, Contract>>,
     pub(super) prices: BTreeMap<String, PriceList>,
     pub(super) new_prices: Vec<PriceRow>,
-    /// Endpoints with something that is not written.
+    /// Those with something that is not written.
     pub(super) unwritten: BTreeSet<Name>,
     /// What is not billed yet, by account and currency, when it was last summed up.
     pub(super) accrued: HashMap<String, BTreeMap<&'static str, i64>>,
 }
 
-/// The prices of a card type in a region.
+/// The prices of one thing.
 pub(super) struct PriceList {
     pub(super) prices: Prices,
     /// As they were written.
     pub(super) texts: BTreeMap<Timestamp, String>,
 }
 
-/// What is metered of one endpoint.
+/// What is metered of one endpoint or server.
 #[derive(Default)]
 pub(super) struct Contract {
     /// Does the ledger know it?
@@ -89,7 +97,7 @@ pub(super) struct Contract {
 
 pub(super) struct Metered {
     pub(super) terms: Terms,
-    pub(super) cards: u32,
+    pub(super) units: u32,
     pub(super) times: Use,
     /// Does the ledger know that it began, and that it ended?
     pub(super) is_begun: bool,
@@ -103,8 +111,14 @@ impl Metered {
 }
 
 impl PriceList {
-    pub(super) fn new() -> PriceList {
-        PriceList { prices: Prices { per: Per::Second, epochs: BTreeMap::new() }, texts: BTreeMap::new() }
+    pub(super) fn new(sku: &str) -> PriceList {
+        let per = Sku::parse(sku).per();
+        PriceList { prices: Prices { per, epochs: BTreeMap::new() }, texts: BTreeMap::new() }
+    }
+
+    /// The price that holds now, as it was written, and since when.
+    pub(super) fn last(&self) -> Option<(Timestamp, &str)> {
+        self.texts.last_key_value().map(|(since, text)| (*since, text.as_str()))
     }
 
     pub(super) fn insert(&mut self, from: Timestamp, price: Exact, text: String) {
@@ -133,16 +147,16 @@ impl Known {
     }
 
     /// Notes a price if it is another one.
-    pub(super) fn see_price(&mut self, offer: &Offer, now: Timestamp) -> bool {
-        let list = self.prices.entry(offer.terms.sku.clone()).or_insert_with(PriceList::new);
-        let Some(from) = price_begins(&list.prices.epochs, &offer.price, offer.since, now) else {
+    pub(super) fn see_price(&mut self, sku: &str, listed: &Listed, now: Timestamp) -> bool {
+        let list = self.prices.entry(sku.to_owned()).or_insert_with(|| PriceList::new(sku));
+        let Some(from) = price_begins(&list.prices.epochs, &listed.price, listed.since, now) else {
             return false;
         };
-        list.insert(from, offer.price.clone(), offer.price_text.clone());
+        list.insert(from, listed.price.clone(), listed.text.clone());
         self.new_prices.push(PriceRow {
-            sku: offer.terms.sku.clone(),
+            sku: sku.to_owned(),
             from_ms: from.as_millisecond(),
-            price: offer.price_text.clone(),
+            price: listed.text.clone(),
         });
         true
     }
@@ -193,7 +207,7 @@ impl Contract {
             id(from),
             Metered {
                 terms: terms.clone(),
-                cards: worker.cards,
+                units: worker.units,
                 times: Use::begins(from),
                 is_begun: false,
                 is_ended: false,

@@ -1,6 +1,6 @@
-//! What is known of workers that are paid for by the second: kept in memory, what of it is not written yet included.
+//! What is known of what is paid for by the second: elastic workers, spot servers and their disks. Kept in memory, what of it is not written yet included.
 //!
-//! Passes over endpoints say what they see and never wait for the ledger; `metering` writes it down. A span's id is the pod's UID and
+//! Passes say what they see and never wait for the ledger; `metering` writes it down. A span's id is the pod's UID and
 //! the second in which it begins, so that who sees the same twice writes it once. A worker has several when it crashes and gets
 //! ready again, when its namespace gets another payer or its endpoint another region.
 
@@ -12,7 +12,9 @@ use tokio::sync::Notify;
 
 use super::contract_id;
 use super::known::{Contract, Known, Metered, PriceList, look_at, pod_of};
-pub(in crate::controllers) use super::known::{Name, Offer, Seen, Terms};
+pub(in crate::controllers) use super::known::{Listed, Name, Offer, Seen, Terms};
+use crate::cluster::read::Kind;
+use crate::controllers::kind_label;
 use crate::domain::money::metering::{Use, closed_until};
 use crate::domain::money::{Currency, Exact};
 use crate::ledger::{self, Measured, PriceRow, SpanIn, SpanRow};
@@ -28,7 +30,7 @@ pub(in crate::controllers) struct Meter {
 /// What is not in the ledger yet.
 #[derive(Default)]
 pub(super) struct Pending {
-    /// Endpoints that need a contract before anything of them is written, with their UIDs.
+    /// Who needs a contract before anything of them is written, with their UIDs.
     pub(super) contracts: Vec<(Name, String)>,
     pub(super) measured: Measured,
     /// Whose spans are begun or ended with it, by id.
@@ -40,7 +42,7 @@ impl Meter {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over what the ledger knows of endpoints.
+    /// Takes over what the ledger knows of endpoints and spot servers.
     pub(super) fn load(
         &self,
         contracts: &[ledger::Contract],
@@ -51,7 +53,7 @@ impl Meter {
         let mut known = self.known();
         let mut by_id = HashMap::new();
         for it in contracts {
-            let Some(name) = endpoint_of(&it.object) else { continue };
+            let Some(name) = name_of(&it.object) else { continue };
             by_id.insert(it.id.clone(), (name.clone(), it.uid.clone()));
             let closed = billed.get(&it.id).map(|it| closed_until(time(*it)));
             let contract = Contract { is_open: true, closed_until: closed, ..Contract::default() };
@@ -71,14 +73,15 @@ impl Meter {
                 billed: time(row.billed_ms),
             };
             let terms = Terms { account: row.begun.account, currency, sku: row.begun.sku };
-            let cards = u32::try_from(row.begun.units).unwrap_or(u32::MAX);
+            let units = u32::try_from(row.begun.units).unwrap_or(u32::MAX);
             let is_ended = times.until.is_some();
-            contract.spans.insert(row.begun.id, Metered { terms, cards, times, is_begun: true, is_ended });
+            contract.spans.insert(row.begun.id, Metered { terms, units, times, is_begun: true, is_ended });
         }
         for row in prices {
             match Exact::parse(&row.price) {
                 Ok(price) => {
-                    let list = known.prices.entry(row.sku).or_insert_with(PriceList::new);
+                    let new = PriceList::new(&row.sku);
+                    let list = known.prices.entry(row.sku).or_insert(new);
                     list.insert(time(row.from_ms), price, row.price);
                 }
                 Err(error) => tracing::error!(sku = row.sku, %error, "a price can't be read"),
@@ -86,12 +89,31 @@ impl Meter {
         }
     }
 
-    /// The endpoints of which something is metered.
-    pub(super) fn endpoints(&self) -> Vec<Name> {
+    /// Those of which something is metered.
+    pub(super) fn names(&self) -> Vec<Name> {
         self.known().contracts.keys().cloned().collect()
     }
 
-    /// A pass sees the workers of an endpoint, all of them. It looks while nobody else does, so that no old price is taken for a
+    /// A market's price, and since when.
+    pub(in crate::controllers) fn market_price(&self, sku: &str) -> Option<(Timestamp, String)> {
+        self.known().prices.get(sku)?.last().map(|(since, text)| (since, text.to_owned()))
+    }
+
+    /// A market has this price now. True when that is another one than before.
+    pub(in crate::controllers) fn set_market_price(
+        &self,
+        sku: &str,
+        listed: &Listed,
+        now: Timestamp,
+    ) -> bool {
+        let news = self.known().see_price(sku, listed, now);
+        if news {
+            self.news.notify_one();
+        }
+        news
+    }
+
+    /// A pass sees the workers of an endpoint, or the pod and disk of a spot server, all of them. It looks while nobody else does, so that no old price is taken for a
     /// new one.
     pub(in crate::controllers) fn observe(
         &self,
@@ -103,7 +125,7 @@ impl Meter {
         let seen = look();
         let mut news = false;
         for offer in seen.iter().filter_map(|it| it.offer.as_ref()) {
-            news |= known.see_price(offer, now);
+            news |= offer.price.as_ref().is_some_and(|it| known.see_price(&offer.terms.sku, it, now));
         }
         let Known { contracts, prices, .. } = &mut *known;
         for contract in contracts.get_mut(name).into_iter().flat_map(BTreeMap::values_mut) {
@@ -139,6 +161,13 @@ impl Meter {
             self.news.notify_one();
         }
         written
+    }
+
+    /// Has all ended that was used, and does the ledger know it?
+    pub(in crate::controllers) fn has_ended(&self, name: &Name, uid: &str) -> bool {
+        let known = self.known();
+        let contract = known.contracts.get(name).and_then(|it| it.get(uid));
+        contract.is_none_or(|it| it.spans.values().all(|it| it.is_ended))
     }
 
     /// What is to be written.
@@ -226,7 +255,7 @@ impl Pending {
                 account: it.terms.account.clone(),
                 currency: it.terms.currency.code().to_owned(),
                 sku: it.terms.sku.clone(),
-                units: i64::from(it.cards),
+                units: i64::from(it.units),
                 from_ms: it.times.from.as_millisecond(),
             });
         }
@@ -237,23 +266,26 @@ impl Pending {
     }
 }
 
-/// How the ledger calls an endpoint.
-pub(super) fn object_of((namespace, name): &Name) -> String {
-    format!("{ENDPOINT}{namespace}/{name}")
+/// How the ledger calls what is metered.
+pub(super) fn object_of(name: &Name) -> String {
+    format!("{}/{}/{}", kind_label(name.kind), name.namespace, name.name)
 }
 
-/// Which endpoint the ledger calls so.
-fn endpoint_of(object: &str) -> Option<Name> {
-    let (namespace, name) = object.strip_prefix(ENDPOINT)?.split_once('/')?;
-    Some((namespace.to_owned(), name.to_owned()))
+/// What is metered that the ledger calls so.
+fn name_of(object: &str) -> Option<Name> {
+    let (kind, name) = object.split_once('/')?;
+    let kind = METERED.into_iter().find(|it| kind_label(*it) == kind)?;
+    let (namespace, name) = name.split_once('/')?;
+    Some(Name { kind, namespace: namespace.to_owned(), name: name.to_owned() })
 }
 
-/// Is this how the ledger calls an endpoint?
-pub(super) fn is_endpoint(object: &str) -> bool {
-    object.starts_with(ENDPOINT)
+/// Is this how the ledger calls something that is metered, and orders nothing?
+pub(super) fn is_metered(object: &str) -> bool {
+    name_of(object).is_some()
 }
 
-const ENDPOINT: &str = "ServerlessEndpoint/";
+/// The kinds that are metered.
+const METERED: [Kind; 2] = [Kind::Endpoint, Kind::Spot];
 
 fn time(ms: i64) -> Timestamp {
     Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX)

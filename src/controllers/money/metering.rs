@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::meter::{Meter, Name, object_of};
 use super::{Money, contract_id};
 use crate::cluster::read::{Caches, Kind};
-use crate::controllers::{Context, Loop, TICK, endpoint};
+use crate::controllers::{Context, Loop, TICK, endpoint, spot};
 use crate::domain::money::calendar::whole_second;
 use crate::ledger::{Error, UsageIn};
 
@@ -34,9 +34,9 @@ pub(in crate::controllers) async fn run(
     stop: CancellationToken,
 ) {
     let meter = &context.money.meter;
-    // Also an endpoint that is gone is looked at once: its workers may have ended while nobody led.
-    for (namespace, name) in meter.endpoints() {
-        context.caches.changes.contract(Kind::Endpoint, &namespace, &name);
+    // Also what is gone is looked at once: its pods may have ended while nobody led.
+    for it in meter.names() {
+        context.caches.changes.contract(it.kind, &it.namespace, &it.name);
     }
     let mut tick = tokio::time::interval(TICK);
     let mut clock = Clock { confirmed: Timestamp::MIN, billed: None };
@@ -95,29 +95,42 @@ async fn round(context: &Context, clock: &mut Clock) -> Result<(), Error> {
 async fn write(context: &Context, confirms: bool) -> Result<(), Error> {
     let money = &context.money;
     let alive = if confirms { alive(&context.caches, &money.meter) } else { Vec::new() };
-    for (namespace, name) in money.write_usage(alive, (context.now)()).await? {
+    for it in money.write_usage(alive, (context.now)()).await? {
         // Its pod may go now.
-        context.caches.changes.contract(Kind::Endpoint, &namespace, &name);
+        context.caches.changes.contract(it.kind, &it.namespace, &it.name);
     }
     Ok(())
 }
 
-/// The running spans of workers that live.
+/// The running spans of workers and servers that live, and of disks that are there.
 fn alive(caches: &Caches, meter: &Meter) -> Vec<String> {
     let mut ids = Vec::new();
     for (name, spans) in meter.running() {
-        let pods = endpoint::alive(caches, &name);
-        ids.extend(spans.into_iter().filter(|(_, pod)| pods.contains(pod)).map(|(id, _)| id));
+        let alive = match name.kind {
+            Kind::Spot => spot::alive(caches, &name),
+            Kind::Endpoint | Kind::Pool | Kind::Group => endpoint::alive(caches, &name),
+        };
+        ids.extend(spans.into_iter().filter(|(_, it)| alive.contains(it)).map(|(id, _)| id));
     }
     ids
 }
 
-/// Is neither the endpoint there nor any pod of it?
-fn is_gone(caches: &Caches, (namespace, name): &Name, uid: &str) -> bool {
+/// Is neither the endpoint or server there nor any pod of it?
+fn is_gone(caches: &Caches, name: &Name, uid: &str) -> bool {
+    let Name { kind, namespace, name } = name;
     let of_uid = |it: Option<&String>| it.is_some_and(|it| it == uid);
-    let there = caches.endpoints.get(namespace, name).is_some_and(|it| of_uid(it.metadata.uid.as_ref()))
-        || caches.endpoints.unreadable().iter().any(|it| of_uid(it.uid.as_ref()));
-    let pods = caches.pods.under(&format!("endpoint/{namespace}/{name}"));
+    let (there, label) = match kind {
+        Kind::Spot => {
+            let there = caches.spots.get(namespace, name).is_some_and(|it| of_uid(it.metadata.uid.as_ref()));
+            (there || caches.spots.unreadable().iter().any(|it| of_uid(it.uid.as_ref())), "spot")
+        }
+        Kind::Endpoint | Kind::Pool | Kind::Group => {
+            let there = caches.endpoints.get(namespace, name);
+            let there = there.is_some_and(|it| of_uid(it.metadata.uid.as_ref()));
+            (there || caches.endpoints.unreadable().iter().any(|it| of_uid(it.uid.as_ref())), "endpoint")
+        }
+    };
+    let pods = caches.pods.under(&format!("{label}/{namespace}/{name}"));
     let owners = || pods.iter().flat_map(|it| it.metadata.owner_references.iter().flatten());
     !there && !owners().any(|it| it.uid == uid)
 }

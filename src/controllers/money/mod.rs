@@ -13,6 +13,7 @@ pub(super) mod meter;
 pub(super) mod metering;
 pub(super) mod orders;
 mod outbox;
+pub(super) mod sku;
 mod standing;
 
 #[cfg(test)]
@@ -45,6 +46,10 @@ pub struct Money {
     counted: Mutex<HashMap<String, Counted>>,
     /// How accounts stand, until the next write.
     accounts: Mutex<HashMap<String, accounts::Summary>>,
+    /// What each account had when it was last read.
+    balances: Mutex<HashMap<String, crate::domain::money::Money>>,
+    /// Accounts in arrears, and since when.
+    arrears: Mutex<HashMap<String, Timestamp>>,
     /// How many writes there were: what was read before one is not kept after it.
     writes: AtomicU64,
     /// Has anything been written since it was last asked?
@@ -72,10 +77,13 @@ impl Money {
         let (spans, billed) = (ledger.unbilled_spans().await?, ledger.billed_until().await?);
         let prices = ledger.prices().await?;
         self.load_hour_prices(&prices);
+        let since = |it: i64| Timestamp::from_millisecond(it).unwrap_or(Timestamp::MAX);
+        let arrears = ledger.arrears().await?.into_iter().map(|(account, it)| (account, since(it))).collect();
+        *self.arrears.lock().unwrap_or_else(PoisonError::into_inner) = arrears;
         self.meter.load(&contracts, spans, &billed, prices);
         self.meter.sum_up();
-        // An endpoint orders nothing.
-        for contract in contracts.into_iter().filter(|it| !meter::is_endpoint(&it.object)) {
+        // What is metered orders nothing.
+        for contract in contracts.into_iter().filter(|it| !meter::is_metered(&it.object)) {
             let uid = contract.uid.clone();
             match Standing::read(&ledger, contract).await {
                 Ok(standing) => drop(self.standings().insert(uid, Arc::new(standing))),
@@ -97,6 +105,11 @@ impl Money {
     /// Has anything been written since this was last asked?
     pub(super) fn take_changed(&self) -> bool {
         self.changed.swap(false, Ordering::Relaxed)
+    }
+
+    /// What the catalogue shows is another one now.
+    pub(super) fn note_change(&self) {
+        self.changed.store(true, Ordering::Relaxed);
     }
 
     /// Is it unknown whether the last write for this contract came through?
@@ -308,10 +321,7 @@ pub(super) fn unavailable(error: &Error) -> Problem {
     Problem::new(Reason::LedgerUnavailable, message)
 }
 
-/// What use of a pool's cards is called among the prices, by the pool's UID: it is paid in advance, and costs nothing. No region has a
-/// colon.
+/// What use of a pool's cards is called among the prices, by the pool's UID: it is paid in advance, and costs nothing.
 pub fn resident_sku(pool: &str) -> String {
-    format!("{RESIDENT}{pool}")
+    sku::Sku::Resident { pool: pool.to_owned() }.text()
 }
-
-const RESIDENT: &str = "resident:";

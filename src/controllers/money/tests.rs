@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use jiff::Timestamp;
 use proptest::prelude::*;
 
-use super::meter::{Name, Offer, Seen, Terms};
-use super::{Money, resident_sku};
+use super::Money;
+use super::meter::{Listed, Name, Offer, Seen, Terms};
+use super::sku::Sku;
+use crate::cluster::read::Kind;
 use crate::domain::money::calendar::{Period, after_seconds, whole_second};
 use crate::domain::money::metering::Life;
 use crate::domain::money::usage::{Per, Prices, Span, bill};
@@ -58,7 +60,7 @@ fn euro() -> Currency {
 }
 
 fn endpoint() -> Name {
-    ("team-a".to_owned(), "llm".to_owned())
+    Name { kind: Kind::Endpoint, namespace: "team-a".to_owned(), name: "llm".to_owned() }
 }
 
 const CONTRACT: &str = "contract/endpoint-uid";
@@ -99,9 +101,11 @@ impl World {
     fn look(&mut self) {
         let offer = Offer {
             terms: Terms { account: self.account.to_owned(), currency: euro(), sku: "eu/ada".to_owned() },
-            price: Exact::parse(&self.price).unwrap(),
-            price_text: self.price.clone(),
-            since: "2026-11-01T00:00:00Z".parse().unwrap(),
+            price: Some(Listed {
+                price: Exact::parse(&self.price).unwrap(),
+                text: self.price.clone(),
+                since: "2026-11-01T00:00:00Z".parse().unwrap(),
+            }),
         };
         let mut all = Vec::new();
         for pod in self.pods.iter_mut().filter(|it| !it.gone) {
@@ -113,7 +117,7 @@ impl World {
                 ended_at => Life::Down { ended_at },
             };
             let (uid, owner) = (pod.uid.clone(), "endpoint-uid".to_owned());
-            all.push(Seen { pod: uid, owner, cards: 2, life, offer: Some(offer.clone()) });
+            all.push(Seen { pod: uid, owner, units: 2, life, offer: Some(offer.clone()) });
         }
         self.money.meter.observe(&endpoint(), || all, self.now);
         for pod in self.pods.iter_mut().filter(|it| !it.gone && it.ended_at.is_some()) {
@@ -231,7 +235,7 @@ async fn a_crash_is_not_billed() {
     let seen = |life| Seen {
         pod: "pod-000".to_owned(),
         owner: "endpoint-uid".to_owned(),
-        cards: 2,
+        units: 2,
         life,
         offer: None,
     };
@@ -257,15 +261,21 @@ async fn use_of_a_pool_is_metered_and_is_no_line() {
     let world = World::new().await;
     let start = whole_second(world.now);
     let offer = Offer {
-        terms: Terms { account: "acme".to_owned(), currency: euro(), sku: resident_sku("pool-uid") },
-        price: Exact::zero(),
-        price_text: "0".to_owned(),
-        since: "2026-11-01T00:00:00Z".parse().unwrap(),
+        terms: Terms {
+            account: "acme".to_owned(),
+            currency: euro(),
+            sku: Sku::Resident { pool: "pool-uid".to_owned() }.text(),
+        },
+        price: Some(Listed {
+            price: Exact::zero(),
+            text: "0".to_owned(),
+            since: "2026-11-01T00:00:00Z".parse().unwrap(),
+        }),
     };
     let seen = |ready_since| Seen {
         pod: "pod-000".to_owned(),
         owner: "endpoint-uid".to_owned(),
-        cards: 2,
+        units: 2,
         life: Life::Up { ready_since: Some(ready_since) },
         offer: Some(offer.clone()),
     };
@@ -386,6 +396,86 @@ async fn live(events: &[Event]) {
     assert_eq!(world.lines("acme").await, expected);
     assert_eq!(world.ledger().contracts().await.unwrap(), []);
     world.ledger().verify().await.unwrap();
+}
+
+/// A spot server with its disk: what of both the meter sees.
+fn server(ended_at: Option<Timestamp>, began: Timestamp) -> Vec<Seen> {
+    let life = ended_at.map_or(Life::Up { ready_since: Some(began) }, |it| Life::Down { ended_at: Some(it) });
+    let seen = |pod: &str, units: u32, sku: &str, price: Option<Listed>| Seen {
+        pod: pod.to_owned(),
+        owner: "server-uid".to_owned(),
+        units,
+        life,
+        offer: Some(Offer {
+            terms: Terms { account: "acme".to_owned(), currency: euro(), sku: sku.to_owned() },
+            price,
+        }),
+    };
+    vec![seen("pod-1", 3, CARD, None), seen("disk/claim-1", 20, DISK, Some(listed("1.2")))]
+}
+
+const CARD: &str = "spot/gpu/eu/ada";
+const DISK: &str = "spot/disk/eu";
+
+fn listed(text: &str) -> Listed {
+    let since = "2026-11-01T00:00:00Z".parse().unwrap();
+    Listed { price: Exact::parse(text).unwrap(), text: text.to_owned(), since }
+}
+
+/// A server lives through price changes, nights and leaders that die; it is billed day by day.
+async fn serve(events: &[Event]) {
+    let mut world = World::new().await;
+    let name = Name { kind: Kind::Spot, namespace: "team-a".to_owned(), name: "render".to_owned() };
+    let began = whole_second(world.now);
+    let mut price = "2.40".to_owned();
+    for event in events {
+        match event {
+            Event::Pass(seconds) => world.now = after_seconds(world.now, *seconds),
+            Event::Price(it) => price = format!("2.{it}7"),
+            Event::Lead => world.lead().await,
+            Event::Start | Event::End(_) | Event::Vanish(_) | Event::Look | Event::Write | Event::Round => (),
+        }
+        world.money.meter.set_market_price(CARD, &listed(&price), world.now);
+        world.money.meter.observe(&name, || server(None, began), world.now);
+        let alive = world.money.meter.running().into_iter().flat_map(|(_, spans)| spans);
+        world.money.write_usage(alive.map(|(id, _)| id).collect(), world.now).await.unwrap();
+        world.money.bill_usage(world.now, |_, _| false).await.unwrap();
+    }
+    world.now = after_seconds(world.now, 77);
+    let ended = whole_second(world.now);
+    world.money.meter.set_market_price(CARD, &listed(&price), world.now);
+    world.money.meter.observe(&name, || server(None, began), world.now);
+    assert!(!world.money.meter.has_ended(&name, "server-uid"));
+    world.money.meter.observe(&name, || server(Some(ended), began), world.now);
+    assert!(!world.money.meter.has_ended(&name, "server-uid"), "the ledger does not know it yet");
+    world.money.write_usage(Vec::new(), world.now).await.unwrap();
+    assert!(world.money.meter.has_ended(&name, "server-uid"));
+    world.money.bill_usage(world.now, |_, _| true).await.unwrap();
+
+    let prices = world.ledger().prices().await.unwrap();
+    let mut expected = BTreeMap::new();
+    for (sku, what, per, units) in [(CARD, "gpu", Per::Hour, 3), (DISK, "disk", Per::CalendarMonth, 20)] {
+        let of = prices.iter().filter(|it| it.sku == sku);
+        let epochs = of.map(|it| (time(it.from_ms), Exact::parse(&it.price).unwrap())).collect();
+        let whole = Span { period: Period { start: began, end: ended }, units };
+        for line in bill(&[whole], &Prices { per, epochs }, &euro()).unwrap() {
+            let day = line.key.day.strftime("%Y-%m-%d");
+            let id = format!("contract/server-uid/usage/{day}/{what}/{}", line.key.epoch);
+            expected.insert(id, line.amount.0);
+        }
+    }
+    assert_eq!(world.lines("acme").await, expected);
+    assert_eq!(world.ledger().contracts().await.unwrap(), [], "its contract is closed");
+    world.ledger().verify().await.unwrap();
+}
+
+proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 16, ..Default::default() })]
+    /// In parts, over prices and leaders, a server costs what its whole life does.
+    #[test]
+    fn a_server_costs_in_parts_what_it_costs_whole(events in events()) {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(serve(&events));
+    }
 }
 
 proptest! {

@@ -133,6 +133,13 @@ pub(super) fn asks(context: &Context, pool: &ResidentPool) -> Asks {
 fn claim(context: &Context, pool: &ResidentPool, bought: Option<&Bought>) -> Option<Claim> {
     let caches = &context.caches;
     let valid = validate(caches, pool);
+    let now = (context.now)();
+    let is_funded = |it: Claimed| match (&valid, bought) {
+        (Ok(offer), Some(bought)) if it.cards > it.bought => {
+            it.paid || order::is_funded(context, pool, bought, offer, now)
+        }
+        (Ok(_) | Err(_), _) => it.paid,
+    };
     let may_buy = valid.is_ok() && !is_leaving(pool);
     let keeps = |cards| Claimed { cards, bought: cards, paid: false };
     let mut claimed = match bought {
@@ -146,14 +153,15 @@ fn claim(context: &Context, pool: &ResidentPool, bought: Option<&Bought>) -> Opt
     } else if !is_guarded(pool) {
         return None;
     }
+    let funded = is_funded(claimed);
     let Claimed { cards, bought, paid } = claimed;
     Some(Claim {
         key: key(pool),
         card_type: pool.spec.card_type.clone(),
-        account: valid.map(|it| it.account.name_any()).unwrap_or_default(),
+        account: valid.as_ref().map(|it| it.account.name_any()).unwrap_or_default(),
         created_seconds: created_seconds(pool),
         version: order::version(pool, claimed),
-        demand: Demand::Resident { cards, bought, paid },
+        demand: Demand::Resident { cards, bought, paid, funded },
     })
 }
 
@@ -234,6 +242,12 @@ pub(super) fn in_words(shortage: &Shortage, card_type: &str) -> Problem {
                 "{needed} more {card_type} cards are needed and {free} are free (workers and servers need theirs on one node)"
             );
             Problem::new(Reason::Shortage, message)
+        }
+        Shortage::Reclaiming { needed, free } => {
+            let message = format!(
+                "{needed} more are needed and {free} are free: spot servers give the rest back when their notice ends"
+            );
+            Problem::new(Reason::Reclaiming, message)
         }
         Shortage::SoldOut { needed, free } => Problem::new(
             Reason::SoldOut,

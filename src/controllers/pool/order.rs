@@ -251,8 +251,19 @@ pub(super) async fn advance(
         let done = match step {
             Step::Nothing => break,
             Step::Short(shortage, purpose) => {
+                let comes = matches!(shortage, Shortage::Reclaiming { .. });
+                if let (true, Ok(offer)) = (comes, offer)
+                    && !is_funded(context, pool, &ordered.bought, offer, now)
+                {
+                    // For who can't pay nobody is told to go.
+                    ordered.problem = Some(unfunded(context, pool, &ordered.bought, offer, now));
+                    ordered.again = Some(TRY_AGAIN);
+                    break;
+                }
                 ordered.short = Some(shortage);
-                ordered.may_refuse = matches!(purpose, Purpose::Initial | Purpose::Expansion { .. });
+                // What spot servers give back is waited for.
+                ordered.may_refuse =
+                    !comes && matches!(purpose, Purpose::Initial | Purpose::Expansion { .. });
                 break;
             }
             Step::Problem(problem) => {
@@ -291,6 +302,58 @@ pub(super) async fn advance(
     let until = next.map(|it| Duration::try_from(it.duration_since(now)).unwrap_or_default());
     ordered.again = ordered.again.into_iter().chain(until.map(|it| it.max(Duration::from_millis(1)))).min();
     Ok(ordered)
+}
+
+/// What its next order costs.
+fn next_price(
+    pool: &ResidentPool,
+    bought: &Bought,
+    offer: &Offer,
+    now: Timestamp,
+) -> Option<crate::domain::money::Money> {
+    let lease = &bought.lease;
+    match next_order(&wanted(pool, lease), lease, &offer.prices, now, &offer.currency) {
+        Ok(Next::Order(order)) => Some(order.price),
+        Ok(Next::Nothing) | Err(_) => None,
+    }
+}
+
+/// Is there as much on the account as its next order costs, as far as is known? The hold has the last word.
+pub(super) fn is_funded(
+    context: &Context,
+    pool: &ResidentPool,
+    bought: &Bought,
+    offer: &Offer,
+    now: Timestamp,
+) -> bool {
+    let Some(price) = next_price(pool, bought, offer, now) else { return false };
+    match orders::least(&offer.account, &offer.currency) {
+        Ok(None) => true,
+        Ok(Some(least)) => {
+            let has = context.money.last_balance(&offer.account);
+            has.and_then(|it| it.checked_sub(price)).is_some_and(|left| left.0 >= least)
+        }
+        Err(_) => false,
+    }
+}
+
+/// What its owner reads when spot servers would give it cards, and there is no money for them.
+fn unfunded(
+    context: &Context,
+    pool: &ResidentPool,
+    bought: &Bought,
+    offer: &Offer,
+    now: Timestamp,
+) -> Problem {
+    let price = next_price(pool, bought, offer, now).unwrap_or_default();
+    let message = format!(
+        "the order costs {} {currency} and Account {} has {} {currency}: spot servers have cards for it, and are told to give them back when it is paid for; add a Payment",
+        price.text(&offer.currency),
+        offer.account.name_any(),
+        context.money.last_balance(&offer.account).unwrap_or_default().text(&offer.currency),
+        currency = offer.currency.code(),
+    );
+    Problem::new(Reason::InsufficientFunds, message)
 }
 
 /// Opens the pool's contract, before it claims any card.

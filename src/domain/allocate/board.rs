@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::{Claim, Excess, Given, Holding, Key, Machine, Move, Share, Shares, Snapshot};
 use crate::domain::fleet::{Demand, Node};
+use crate::domain::market::Server;
 
 /// What a contract keeps.
 #[derive(Default)]
@@ -30,8 +31,10 @@ struct Slot<'a> {
     limit: u32,
     /// Shared cards that nobody uses and nobody got in this plan.
     free: u32,
-    /// Shared cards promised to workers that are not bound yet.
+    /// Shared cards promised to workers that are not bound yet, or set aside for a purchase that waits for the rest.
     reserved: u32,
+    /// Free cards that a machine waits on, so that nothing is placed here meanwhile.
+    kept: u32,
     /// The node's cards are away while its book says that some are sold: nothing is decided about it.
     waiting: bool,
 }
@@ -115,6 +118,15 @@ impl<'a> Board<'a> {
 
     /// Locks cards for a contract in as few nodes as it can. There must be that many free ones.
     pub(super) fn place_cards(&mut self, card_type: &str, share: &Share, cards: u32) {
+        self.take_cards(card_type, share, cards, |slot, taken| slot.lock(share, taken));
+    }
+
+    /// Sets cards aside for a purchase that is not made yet: nobody who comes after it gets them in this plan.
+    pub(super) fn set_aside(&mut self, card_type: &str, share: &Share, cards: u32) {
+        self.take_cards(card_type, share, cards, Slot::reserve);
+    }
+
+    fn take_cards(&mut self, card_type: &str, share: &Share, cards: u32, take: impl Fn(&mut Slot<'a>, u32)) {
         let mut needed = cards;
         while needed > 0 {
             // The tightest fit for all that is left, a node that has cards of this contract already before others;
@@ -131,7 +143,7 @@ impl<'a> Board<'a> {
             });
             let Some(at) = at else { unreachable!("the caller counted the free cards") };
             let taken = needed.min(self.slots[at].free);
-            self.slots[at].lock(share, taken);
+            take(&mut self.slots[at], taken);
             needed -= taken;
         }
     }
@@ -160,6 +172,60 @@ impl<'a> Board<'a> {
             taken.extend(free);
         }
         taken.len()
+    }
+
+    /// The spot servers that have cards, and what they would free.
+    pub(super) fn servers(&self, claims: &[&'a Claim]) -> Vec<Server<'a>> {
+        let spots: HashMap<&Key, &'a Claim> = claims
+            .iter()
+            .filter(|it| matches!(it.demand, Demand::Spot { .. }))
+            .map(|it| (&it.key, *it))
+            .collect();
+        let mut servers = Vec::new();
+        for (at, slot) in self.slots.iter().enumerate() {
+            for (share, cards) in slot.locked.iter() {
+                let Share::Spot(key) = share else { continue };
+                let Some(claim) = spots.get(key) else { continue };
+                let Demand::Spot { cards: wanted, bid, may_start: _, hold } = claim.demand else { continue };
+                servers.push(Server {
+                    key: &claim.key,
+                    card_type: &claim.card_type,
+                    node: at,
+                    frees: slot.frees(cards),
+                    bid,
+                    created_seconds: claim.created_seconds,
+                    is_protected: hold.is_protected,
+                    is_outbid: hold.is_outbid,
+                    in_arrears: hold.in_arrears,
+                    is_noticed: hold.is_noticed,
+                    is_leaving: wanted == 0,
+                });
+            }
+        }
+        servers
+    }
+
+    /// Nodes that would suit the machine if it were not for spot servers.
+    pub(super) fn nodes_for(&self, machine: &Machine) -> Vec<usize> {
+        self.of_type(&machine.card_type).filter(|at| self.slots[*at].would_suit(machine)).collect()
+    }
+
+    /// Sets nodes aside for machines that fit and are not paid yet: nobody who comes after them gets those in this plan.
+    pub(super) fn set_machines_aside(&mut self, machines: &[&Machine]) {
+        for machine in machines {
+            let fits = self.of_type(&machine.card_type).find(|at| self.slots[*at].suits(machine));
+            if let Some(at) = fits {
+                let free = self.slots[at].free;
+                self.slots[at].reserve(free);
+            }
+        }
+    }
+
+    /// Keeps what is free of a node for a machine that waits for the rest of it.
+    pub(super) fn keep_for_machine(&mut self, at: usize) {
+        let slot = &mut self.slots[at];
+        slot.kept = slot.free;
+        slot.free = 0;
     }
 
     /// Gives a whole node to a group's machine; false when none is free.
@@ -225,6 +291,7 @@ impl<'a> Slot<'a> {
             limit: 0,
             free: 0,
             reserved: 0,
+            kept: 0,
             waiting,
         };
         for (share, cards) in sold.iter() {
@@ -257,7 +324,7 @@ impl<'a> Slot<'a> {
         let share = Share::Dedicated(given.group.clone());
         let wanted = frozen
             || claims.get(&given.group).is_some_and(|it| match &it.demand {
-                Demand::Dedicated { machines, bought, returning, paid } => {
+                Demand::Dedicated { machines, bought, returning, paid, funded: _ } => {
                     // Without its money it goes back.
                     let is_paid = bought.contains(&given.machine)
                         || returning.get(&given.machine).copied().unwrap_or(*paid);
@@ -333,6 +400,27 @@ impl<'a> Slot<'a> {
         whole && sound && (machine.zone.is_empty() || machine.zone == node.zone)
     }
 
+    /// Would it suit the machine without its spot servers?
+    fn would_suit(&self, machine: &Machine) -> bool {
+        let node = self.node;
+        let spot = |share: &Share| matches!(share, Share::Spot(_));
+        let only_spot = self.locked.iter().all(|(share, _)| spot(share))
+            && node.in_use.by_share.iter().all(|(share, cards)| cards == 0 || spot(share))
+            && node.in_use.foreign == 0;
+        let empty = self.given.is_none() && only_spot && self.reserved == 0 && node.group_pods == 0;
+        let sound = node.healthy == node.cards && node.cards == machine.cards;
+        empty && sound && node.open && !self.waiting && (machine.zone.is_empty() || machine.zone == node.zone)
+    }
+
+    /// How many cards can be sold more here when so many locked ones are not locked any more.
+    fn frees(&self, cards: u32) -> u32 {
+        if !self.node.open || self.waiting || self.given.is_some() {
+            return 0;
+        }
+        let taken = self.locked.sum() + self.node.in_use.foreign;
+        self.limit.saturating_sub(taken.saturating_sub(cards)) - self.limit.saturating_sub(taken)
+    }
+
     fn lock(&mut self, share: &Share, cards: u32) {
         self.locked.add(share, cards);
         self.free = self.free.saturating_sub(cards);
@@ -350,7 +438,7 @@ impl<'a> Slot<'a> {
 
     fn target(&self) -> Shares {
         let mut target = self.locked.clone();
-        target.set(Share::Shared, self.shared());
+        target.set(Share::Shared, self.shared().saturating_sub(self.kept));
         target.set(Share::Held, self.node.healthy.saturating_sub(target.sum()));
         target
     }
@@ -404,7 +492,7 @@ fn give_back_surplus(slots: &mut [Slot<'_>], claims: &[&Claim]) {
         let wanted = match &claim.demand {
             // Somebody came in between while the order was carried out: it is whole or it is not, so what there is of it
             // goes back, and all of it is bought anew when it fits. And without its money all of it goes back.
-            Demand::Resident { cards, bought, paid } if have < *cards || !paid => *bought,
+            Demand::Resident { cards, bought, paid, funded: _ } if have < *cards || !paid => *bought,
             Demand::Resident { cards, .. } | Demand::Spot { cards, .. } => *cards,
             Demand::Dedicated { .. } | Demand::Workers { .. } => continue,
         };

@@ -12,6 +12,9 @@
 //! 5. serverless workers above it;
 //! 6. spot servers, the highest bid first.
 //!
+//! Where cards lack in 1 to 3, spot servers are told to go (`market::clear` says which), and what is free is set aside for the
+//! purchase until they have gone: who comes after it gets none of that.
+//!
 //! Where cards come from: pools in as few nodes as possible, broken nodes before whole ones, the tightest fit first;
 //! workers and spot servers likewise on one node; machines by name. Ties go to the first name. The result does not
 //! depend on the order of the input, and the plan of a planned fleet is empty.
@@ -24,6 +27,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::book::{Key, Share, Shares};
 use super::fleet::{Claim, Demand, Given, Machine, Snapshot};
+use super::market::{Cause, Clearing};
 use board::Board;
 
 /// What to do, and what each contract has or why it has not.
@@ -74,6 +78,8 @@ pub struct Outcome {
     pub worker_nodes: Vec<String>,
     /// Workers that existed when this was decided.
     pub workers: u32,
+    /// Of a spot server that has cards: why it has to go.
+    pub cause: Option<Cause>,
 }
 
 impl Outcome {
@@ -118,6 +124,14 @@ pub enum Shortage {
         /// Free cards of that type in the whole fleet.
         free: u32,
     },
+    /// Not enough free cards or machines, and spot servers could give the rest: they have their notice, as soon as there is money
+    /// for it.
+    Reclaiming {
+        /// Cards, or machines, still needed.
+        needed: u32,
+        /// Those that are free.
+        free: u32,
+    },
     /// No machine that is wholly free.
     SoldOut {
         /// Machines still needed.
@@ -136,6 +150,18 @@ pub enum Shortage {
     },
 }
 
+impl Shortage {
+    /// Cards lack; `comes`: spot servers can give them.
+    fn of_cards(comes: bool, needed: u32, free: u32) -> Shortage {
+        if comes { Shortage::Reclaiming { needed, free } } else { Shortage::NoCards { needed, free } }
+    }
+
+    /// Machines lack.
+    fn of_machines(comes: bool, needed: u32, free: u32) -> Shortage {
+        if comes { Shortage::Reclaiming { needed, free } } else { Shortage::SoldOut { needed, free } }
+    }
+}
+
 /// Decides. See the module's text for the order.
 pub fn plan(snapshot: &Snapshot) -> Plan {
     let mut claims: Vec<&Claim> = snapshot.claims.iter().collect();
@@ -143,7 +169,8 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
 
     // 0. What is there, put in order.
     let mut board = Board::new(snapshot, &claims);
-    let mut deal = Deal::new(snapshot, &claims, &board);
+    let servers = board.servers(&claims);
+    let mut deal = Deal::new(snapshot, &claims, &board, Clearing::new(&servers));
 
     for claim in &claims {
         if let Demand::Workers { cards, unbound, .. } = &claim.demand {
@@ -161,14 +188,14 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     }
     // 2. Pools.
     for claim in &claims {
-        if let Demand::Resident { cards, paid, .. } = claim.demand {
-            deal.buy_cards(&mut board, claim, cards, paid);
+        if let Demand::Resident { cards, paid, funded, .. } = claim.demand {
+            deal.buy_cards(&mut board, claim, cards, paid, funded);
         }
     }
     // 3. Groups.
     for claim in &claims {
-        if let Demand::Dedicated { machines, returning, paid, .. } = &claim.demand {
-            deal.buy_machines(&mut board, claim, machines, returning, *paid);
+        if let Demand::Dedicated { machines, returning, paid, funded, .. } = &claim.demand {
+            deal.buy_machines(&mut board, claim, machines, returning, *paid, *funded);
         }
     }
     // 4. and 5. Workers.
@@ -190,6 +217,11 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         deal.start_spot(&mut board, claim);
     }
 
+    for (key, cause) in deal.clearing.finish() {
+        if let Some(outcome) = deal.outcomes.get_mut(key) {
+            outcome.cause = Some(cause);
+        }
+    }
     let (moves, excess) = board.finish();
     Plan { moves, outcomes: deal.outcomes, excess }
 }
@@ -204,7 +236,8 @@ fn bid(claim: &Claim) -> rust_decimal::Decimal {
 }
 
 /// What each contract has so far, and what each account holds.
-struct Deal<'a> {
+struct Deal<'a, 's> {
+    clearing: Clearing<'s>,
     outcomes: BTreeMap<Key, Outcome>,
     /// Cards (for a group: of machines that it still wants) that each contract has or gets in this plan.
     have: HashMap<&'a Key, u32>,
@@ -214,9 +247,15 @@ struct Deal<'a> {
     quotas: &'a BTreeMap<(String, String), u32>,
 }
 
-impl<'a> Deal<'a> {
-    fn new(snapshot: &'a Snapshot, claims: &[&'a Claim], board: &Board<'a>) -> Deal<'a> {
+impl<'a, 's> Deal<'a, 's> {
+    fn new(
+        snapshot: &'a Snapshot,
+        claims: &[&'a Claim],
+        board: &Board<'a>,
+        clearing: Clearing<'s>,
+    ) -> Deal<'a, 's> {
         let mut deal = Deal {
+            clearing,
             outcomes: BTreeMap::new(),
             have: HashMap::new(),
             placed: HashMap::new(),
@@ -253,17 +292,19 @@ impl<'a> Deal<'a> {
     /// Gives back what was bought and lost, as far as there are cards.
     fn replace(&mut self, board: &mut Board<'a>, claim: &'a Claim) {
         match &claim.demand {
-            Demand::Resident { cards, bought, paid: _ } => {
+            Demand::Resident { cards, bought, paid: _, funded: _ } => {
                 let lost = (*bought).min(*cards).saturating_sub(self.have[&claim.key]);
                 let free = board.free(&claim.card_type);
                 let placed = lost.min(free);
                 board.place_cards(&claim.card_type, &claim.share(), placed);
                 self.gained(claim, placed);
                 if placed < lost {
-                    self.short(claim, Shortage::NoCards { needed: lost - placed, free: free - placed });
+                    let (needed, free) = (lost - placed, free - placed);
+                    let comes = self.clearing.ask(&claim.card_type, needed);
+                    self.short(claim, Shortage::of_cards(comes, needed, free));
                 }
             }
-            Demand::Dedicated { machines, bought, returning: _, paid: _ } => {
+            Demand::Dedicated { machines, bought, returning: _, paid: _, funded: _ } => {
                 for machine in machines.iter().filter(|it| bought.contains(&it.name)) {
                     if self.placed[&claim.key].contains(&machine.name) {
                         continue;
@@ -272,7 +313,8 @@ impl<'a> Deal<'a> {
                         self.placed.entry(&claim.key).or_default().push(machine.name.clone());
                         self.gained_of(claim, &machine.card_type, machine.cards);
                     } else {
-                        self.short(claim, Shortage::SoldOut { needed: 1, free: 0 });
+                        let comes = self.ask_machines(board, &[machine], true);
+                        self.short(claim, Shortage::of_machines(comes, 1, 0));
                     }
                 }
             }
@@ -280,20 +322,38 @@ impl<'a> Deal<'a> {
         }
     }
 
-    /// A pool's order: all of what is missing or nothing. One that is not paid takes nothing, and hears whether it would fit.
-    fn buy_cards(&mut self, board: &mut Board<'a>, claim: &'a Claim, cards: u32, paid: bool) {
+    /// A pool's order: all of what is missing or nothing. One that is not paid takes nothing, and hears whether it would fit; with
+    /// money for it on the account, what is free waits for it, and spot servers go for the rest.
+    fn buy_cards(&mut self, board: &mut Board<'a>, claim: &'a Claim, cards: u32, paid: bool, funded: bool) {
         let needed = cards.saturating_sub(self.have[&claim.key]);
         if needed == 0 || self.outcomes[&claim.key].shortage.is_some() || self.over_quota(claim, needed) {
             return;
         }
         let free = board.free(&claim.card_type);
-        if free < needed {
-            return self.short(claim, Shortage::NoCards { needed, free });
-        }
-        if paid {
+        let lack = needed.saturating_sub(free);
+        if lack > 0 {
+            let comes = if funded {
+                self.clearing.ask(&claim.card_type, lack)
+            } else {
+                self.clearing.could(&claim.card_type, lack)
+            };
+            if comes && funded {
+                board.set_aside(&claim.card_type, &claim.share(), free);
+                self.promised(claim, &claim.card_type, needed);
+            }
+            self.short(claim, Shortage::of_cards(comes, needed, free));
+        } else if paid {
             board.place_cards(&claim.card_type, &claim.share(), needed);
             self.gained(claim, needed);
+        } else if funded {
+            board.set_aside(&claim.card_type, &claim.share(), needed);
+            self.promised(claim, &claim.card_type, needed);
         }
+    }
+
+    /// Cards that an account will have as soon as they are there, or paid: they count against its quota already.
+    fn promised(&mut self, claim: &'a Claim, card_type: &'a str, cards: u32) {
+        *self.held_by_account.entry((&claim.account, card_type)).or_insert(0) += cards;
     }
 
     /// Machines that come back, each by itself. One that is not paid takes nothing, and hears whether there is a node.
@@ -331,6 +391,7 @@ impl<'a> Deal<'a> {
         machines: &'a [Machine],
         returning: &BTreeMap<String, bool>,
         paid: bool,
+        funded: bool,
     ) {
         let placed = &self.placed[&claim.key];
         let is_ordered = |it: &&Machine| !placed.contains(&it.name) && !returning.contains_key(&it.name);
@@ -350,13 +411,39 @@ impl<'a> Deal<'a> {
         let fits = board.machines_that_fit(&missing);
         if fits < missing.len() {
             let count = |it: usize| u32::try_from(it).unwrap_or(u32::MAX);
-            return self.short(claim, Shortage::SoldOut { needed: count(missing.len()), free: count(fits) });
+            let comes = self.ask_machines(board, &missing, funded);
+            for (card_type, cards) in by_type.into_iter().filter(|_| comes && funded) {
+                self.promised(claim, card_type, cards);
+            }
+            return self.short(claim, Shortage::of_machines(comes, count(missing.len()), count(fits)));
+        }
+        if !paid && funded {
+            board.set_machines_aside(&missing);
+            for (card_type, cards) in by_type {
+                self.promised(claim, card_type, cards);
+            }
         }
         for machine in missing.into_iter().filter(|_| paid) {
             let done = board.place_machine(&claim.key, machine);
             assert!(done, "counted as free a moment ago");
             self.gained_of(claim, &machine.card_type, machine.cards);
         }
+    }
+
+    /// Has spot servers leave nodes for machines that lack; false, and nobody leaves, when that is not enough for all of them.
+    fn ask_machines(&mut self, board: &mut Board<'a>, machines: &[&Machine], funded: bool) -> bool {
+        let mut nodes: Vec<usize> = Vec::new();
+        for machine in machines {
+            let all = board.nodes_for(machine).into_iter().filter(|it| !nodes.contains(it));
+            let Some(node) = self.clearing.find_machine(all) else { return false };
+            nodes.push(node);
+        }
+        // For who can't pay nobody goes.
+        for node in nodes.into_iter().filter(|_| funded) {
+            self.clearing.ask_machine(node);
+            board.keep_for_machine(node);
+        }
+        true
     }
 
     fn admit_workers(&mut self, board: &mut Board<'a>, claim: &'a Claim, count: u32) {
@@ -377,7 +464,7 @@ impl<'a> Deal<'a> {
     }
 
     fn start_spot(&mut self, board: &mut Board<'a>, claim: &'a Claim) {
-        let Demand::Spot { cards, may_start, .. } = claim.demand else { return };
+        let Demand::Spot { cards, bid: _, may_start, hold: _ } = claim.demand else { return };
         if self.have[&claim.key] > 0 || !may_start || cards == 0 || self.over_quota(claim, cards) {
             return;
         }

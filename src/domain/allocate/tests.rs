@@ -7,7 +7,7 @@ use rust_decimal::Decimal;
 
 use super::*;
 use crate::domain::book::InUse;
-use crate::domain::fleet::{Claim, Node};
+use crate::domain::fleet::{Claim, Hold, Node};
 use crate::domain::units::Size;
 
 const CARD: Size = Size { cpu_milli: 8_000, memory_bytes: 64 << 30, disk_bytes: 60 << 30 };
@@ -62,7 +62,7 @@ fn claim(name: &str, created_seconds: i64, demand: Demand) -> Claim {
 }
 
 fn pool(name: &str, cards: u32) -> Claim {
-    claim(name, 0, Demand::Resident { cards, bought: 0, paid: true })
+    claim(name, 0, Demand::Resident { cards, bought: 0, paid: true, funded: true })
 }
 
 fn machines(names: &[&str]) -> Vec<Machine> {
@@ -86,12 +86,17 @@ fn group(name: &str, names: &[&str]) -> Claim {
             bought: vec![],
             returning: BTreeMap::new(),
             paid: true,
+            funded: true,
         },
     )
 }
 
 fn spot(name: &str, created_seconds: i64, bid: i64, cards: u32) -> Claim {
-    claim(name, created_seconds, Demand::Spot { cards, bid: Decimal::new(bid, 2), may_start: true })
+    claim(name, created_seconds, spot_demand(cards, bid))
+}
+
+fn spot_demand(cards: u32, bid: i64) -> Demand {
+    Demand::Spot { cards, bid: Decimal::new(bid, 2), may_start: true, hold: Hold::default() }
 }
 
 fn workers(name: &str, active: u32, wanted: u32, exist: u32) -> Claim {
@@ -240,7 +245,12 @@ fn pools_are_packed_and_whole_machines_stay_whole() {
         let old = claim(
             "old",
             -1,
-            Demand::Resident { cards: free.iter().map(|it| 8 - it).sum(), bought: 0, paid: true },
+            Demand::Resident {
+                cards: free.iter().map(|it| 8 - it).sum(),
+                bought: 0,
+                paid: true,
+                funded: true,
+            },
         );
         let (_, after) = check(&snapshot(nodes, vec![old, pool("new", cards)]));
         assert_eq!(placed(&after, &resident("new")), at(expected), "{free:?} {cards}");
@@ -253,7 +263,7 @@ fn an_order_is_whole_or_nothing() {
     assert_eq!(placed(&after, &resident("big")), vec![]);
     assert_eq!(plan.outcomes[&key("big")].shortage, Some(Shortage::NoCards { needed: 9, free: 8 }));
     // And a smaller, younger one is still served.
-    let small = claim("small", 5, Demand::Resident { cards: 8, bought: 0, paid: true });
+    let small = claim("small", 5, Demand::Resident { cards: 8, bought: 0, paid: true, funded: true });
     let (_, after) = check(&snapshot(vec![node("a")], vec![pool("big", 9), small]));
     assert_eq!(placed(&after, &resident("small")), at(&[("a", 8)]));
 }
@@ -261,8 +271,8 @@ fn an_order_is_whole_or_nothing() {
 #[test]
 fn older_contracts_come_first() {
     let claims = vec![
-        claim("young", 2, Demand::Resident { cards: 6, bought: 0, paid: true }),
-        claim("old", 1, Demand::Resident { cards: 6, bought: 0, paid: true }),
+        claim("young", 2, Demand::Resident { cards: 6, bought: 0, paid: true, funded: true }),
+        claim("old", 1, Demand::Resident { cards: 6, bought: 0, paid: true, funded: true }),
     ];
     let (plan, after) = check(&snapshot(vec![node("a")], claims));
     assert_eq!(placed(&after, &resident("old")), at(&[("a", 6)]));
@@ -324,7 +334,13 @@ fn machines_are_whole_sound_and_in_their_zone() {
     let both = claim(
         "g",
         0,
-        Demand::Dedicated { machines: wants, bought: vec![], returning: BTreeMap::new(), paid: true },
+        Demand::Dedicated {
+            machines: wants,
+            bought: vec![],
+            returning: BTreeMap::new(),
+            paid: true,
+            funded: true,
+        },
     );
     let (_, after) = check(&snapshot(nodes.clone(), vec![pool("p", 1), both]));
     let given = |name: &str| {
@@ -355,7 +371,7 @@ fn a_released_machine_goes_back_when_it_is_empty() {
 #[test]
 fn a_zeroed_book_is_restored_up_to_the_physical_cards() {
     let before = with_shares("a", &[(resident("p"), 6), (Share::Shared, 2)]);
-    let claims = || vec![claim("p", 0, Demand::Resident { cards: 6, bought: 6, paid: true })];
+    let claims = || vec![claim("p", 0, Demand::Resident { cards: 6, bought: 6, paid: true, funded: true })];
     // Zeroed by hand: the cards are there.
     let zeroed = Node { shares: Shares::default(), ..before.clone() };
     let (_, after) = check(&snapshot(vec![zeroed], claims()));
@@ -380,20 +396,20 @@ fn a_node_made_anew_gets_its_book_from_its_pods_and_then_the_contracts() {
     let fresh = Node { book: None, ..used(with_shares("a", &[]), &[(resident("p"), 2)]) };
     let (_, after) = check(&snapshot(
         vec![fresh],
-        vec![claim("p", 0, Demand::Resident { cards: 6, bought: 6, paid: true })],
+        vec![claim("p", 0, Demand::Resident { cards: 6, bought: 6, paid: true, funded: true })],
     ));
     assert_eq!(after.nodes[0].shares, shares(&[(resident("p"), 6), (Share::Shared, 2)]));
 }
 
 #[test]
 fn lost_cards_are_replaced_before_anybody_buys() {
-    let old = claim("old", 0, Demand::Resident { cards: 6, bought: 6, paid: true });
-    let newer = claim("aaa", -5, Demand::Resident { cards: 8, bought: 0, paid: true });
+    let old = claim("old", 0, Demand::Resident { cards: 6, bought: 6, paid: true, funded: true });
+    let newer = claim("aaa", -5, Demand::Resident { cards: 8, bought: 0, paid: true, funded: true });
     let (plan, after) = check(&snapshot(vec![node("a")], vec![old, newer]));
     assert_eq!(placed(&after, &resident("old")), at(&[("a", 6)]));
     assert!(plan.outcomes[&key("aaa")].shortage.is_some());
     // As many as there are.
-    let old = claim("old", 0, Demand::Resident { cards: 20, bought: 20, paid: true });
+    let old = claim("old", 0, Demand::Resident { cards: 20, bought: 20, paid: true, funded: true });
     let (plan, after) = check(&snapshot(vec![node("a")], vec![old]));
     assert_eq!(placed(&after, &resident("old")), at(&[("a", 8)]));
     assert_eq!(plan.outcomes[&key("old")].shortage, Some(Shortage::NoCards { needed: 12, free: 0 }));
@@ -403,7 +419,7 @@ fn lost_cards_are_replaced_before_anybody_buys() {
 fn a_faulty_card_leaves_shared_first() {
     let mut sick = with_shares("a", &[(resident("p"), 6), (Share::Shared, 2)]);
     sick.healthy = 7;
-    let bought = || vec![claim("p", 0, Demand::Resident { cards: 6, bought: 6, paid: true })];
+    let bought = || vec![claim("p", 0, Demand::Resident { cards: 6, bought: 6, paid: true, funded: true })];
     let (_, after) = check(&snapshot(vec![sick.clone(), node("b")], bought()));
     assert_eq!(after.nodes[0].shares, shares(&[(resident("p"), 6), (Share::Shared, 1)]));
     sick.healthy = 5;
@@ -449,7 +465,7 @@ fn the_highest_bid_is_served_and_ties_go_to_the_older() {
 fn a_spot_server_that_may_not_start_keeps_what_it_has() {
     let share = Share::Spot(key("s"));
     let mut server = spot("s", 0, 100, 2);
-    server.demand = Demand::Spot { cards: 2, bid: Decimal::ONE, may_start: false };
+    server.demand = Demand::Spot { cards: 2, bid: Decimal::ONE, may_start: false, hold: Hold::default() };
     let (_, after) = check(&snapshot(
         vec![with_shares("a", &[(share.clone(), 2), (Share::Shared, 6)])],
         vec![server.clone()],
@@ -466,7 +482,7 @@ fn quotas_count_everything_that_the_account_holds() {
         vec![
             pool("p", 6),
             workers("x", 2, 2, 2),
-            claim("q", 3, Demand::Resident { cards: 3, bought: 0, paid: true }),
+            claim("q", 3, Demand::Resident { cards: 3, bought: 0, paid: true, funded: true }),
         ],
     );
     world.quotas.insert(("acme".to_owned(), "ada".to_owned()), 10);
@@ -496,7 +512,7 @@ fn an_order_that_was_carried_out_in_part_is_whole_or_given_back() {
     let half = |by_workers| {
         used(with_shares("a", &[(resident("p"), 4), (Share::Shared, 4)]), &[(Share::Shared, by_workers)])
     };
-    let waits = |bought| claim("p", 0, Demand::Resident { cards: 5, bought, paid: true });
+    let waits = |bought| claim("p", 0, Demand::Resident { cards: 5, bought, paid: true, funded: true });
     for (by_workers, bought, resident_cards) in [(3, 0, 5), (4, 0, 0), (4, 2, 2), (4, 4, 4)] {
         let (plan, after) = check(&snapshot(vec![half(by_workers)], vec![waits(bought)]));
         assert_eq!(
@@ -510,7 +526,7 @@ fn an_order_that_was_carried_out_in_part_is_whole_or_given_back() {
 
 #[test]
 fn an_order_that_is_not_paid_takes_nothing_and_hears_whether_it_would_fit() {
-    let asks = |cards, bought, paid| claim("p", 0, Demand::Resident { cards, bought, paid });
+    let asks = |cards, bought, paid| claim("p", 0, Demand::Resident { cards, bought, paid, funded: paid });
     for (cards, bought, fits, locked) in
         [(8, 0, true, 0), (9, 0, false, 0), (8, 3, true, 3), (12, 3, false, 3)]
     {
@@ -539,7 +555,8 @@ fn leaving(node: Node) -> Node {
 #[test]
 fn cards_of_a_node_that_goes_away_are_replaced_while_it_is_there() {
     let p = resident("p");
-    let asks = |cards, bought| vec![claim("p", 0, Demand::Resident { cards, bought, paid: true })];
+    let asks =
+        |cards, bought| vec![claim("p", 0, Demand::Resident { cards, bought, paid: true, funded: true })];
     let doomed = || leaving(with_shares("a", &[(p.clone(), 4), (Share::Shared, 4)]));
     let stays = || with_shares("b", &[(p.clone(), 2), (Share::Shared, 6)]);
     // Bought 6, of which 4 go away: 4 others are locked, and those stay with it until the node is gone.
@@ -573,6 +590,7 @@ fn machines_take_a_node_when_they_are_paid() {
             bought: bought.iter().map(|it| (*it).to_owned()).collect(),
             returning: returning.iter().map(|(it, paid)| ((*it).to_owned(), *paid)).collect(),
             paid,
+            funded: paid,
         };
         claim("g", 0, demand)
     };
@@ -621,34 +639,153 @@ fn machines_take_a_node_when_they_are_paid() {
     }
 }
 
+// Purchases for which spot servers go.
+
+/// A node whose cards spot servers have, each so many; the rest is shared.
+fn with_servers(name: &str, servers: &[(&str, u32)]) -> Node {
+    let mut list: Vec<(Share, u32)> =
+        servers.iter().map(|(server, cards)| (Share::Spot(key(server)), *cards)).collect();
+    let used = shares(&list);
+    list.push((Share::Shared, 8 - used.sum()));
+    let mut node = with_shares(name, &list);
+    node.in_use.by_share = used;
+    node
+}
+
+fn causes(plan: &Plan) -> Vec<(String, Cause)> {
+    let of = |(key, outcome): (&Key, &Outcome)| Some((key.to_string(), outcome.cause?));
+    plan.outcomes.iter().filter_map(of).map(|(key, cause)| (key.replace("-00000000", ""), cause)).collect()
+}
+
+fn shortage(names: &[&str]) -> Vec<(String, Cause)> {
+    names.iter().map(|it| ((*it).to_owned(), Cause::Shortage)).collect()
+}
+
+#[test]
+fn a_purchase_has_the_lowest_bids_go_and_its_free_cards_wait_for_it() {
+    let servers = [("a", 0, 300), ("b", 1, 100), ("c", 2, 200), ("d", 3, 400), ("e", 4, 500), ("f", 5, 600)];
+    let all = servers.map(|(name, created, bid)| spot(name, created, bid, 1));
+    let asks = |paid, funded| claim("p", 9, Demand::Resident { cards: 4, bought: 0, paid, funded });
+    let on = || vec![with_servers("n", &servers.map(|(name, ..)| (name, 1)))];
+    let with = |purchase: Claim| {
+        let mut claims = all.to_vec();
+        claims.extend([purchase, workers("w", 2, 2, 0), spot("later", 9, 900, 1)]);
+        snapshot(on(), claims)
+    };
+    // 2 of 8 cards are free: 2 servers go. Nobody else gets the free ones meanwhile, and nothing is locked.
+    let (plan, after) = check(&with(asks(false, true)));
+    assert_eq!(plan.outcomes[&key("p")].shortage, Some(Shortage::Reclaiming { needed: 4, free: 2 }));
+    assert_eq!(causes(&plan), shortage(&["b", "c"]));
+    assert!(plan.outcomes[&key("w")].worker_nodes.is_empty());
+    assert!(plan.outcomes[&key("later")].shortage.is_some());
+    assert_eq!(placed(&after, &resident("p")), vec![]);
+    // Without money it hears that it could, and nobody goes for it.
+    let (plan, _) = check(&with(asks(false, false)));
+    assert_eq!(plan.outcomes[&key("p")].shortage, Some(Shortage::Reclaiming { needed: 4, free: 2 }));
+    assert_eq!(causes(&plan), []);
+    assert_eq!(plan.outcomes[&key("w")].worker_nodes.len(), 2);
+    // More than all of them have: nobody goes.
+    let (plan, _) =
+        check(&with(claim("p", 9, Demand::Resident { cards: 9, bought: 0, paid: false, funded: true })));
+    assert_eq!(plan.outcomes[&key("p")].shortage, Some(Shortage::NoCards { needed: 9, free: 2 }));
+    assert_eq!(causes(&plan), []);
+}
+
+#[test]
+fn freed_cards_are_the_purchases_before_anybody_elses() {
+    // One of both has left, and its card is free; then both have.
+    let mut waits = vec![
+        claim("p", 9, Demand::Resident { cards: 8, bought: 0, paid: false, funded: true }),
+        spot("s", 0, 100, 1),
+        workers("w", 3, 3, 0),
+        spot("later", 9, 900, 1),
+    ];
+    let (plan, _) = check(&snapshot(vec![with_servers("n", &[("s", 1)])], waits.clone()));
+    assert_eq!(causes(&plan), shortage(&["s"]));
+    assert!(plan.outcomes[&key("w")].worker_nodes.is_empty());
+    let (plan, _) = check(&snapshot(vec![node("n")], waits.clone()));
+    assert_eq!(plan.outcomes[&key("p")].shortage, None);
+    assert!(plan.outcomes[&key("w")].worker_nodes.is_empty());
+    assert!(plan.outcomes[&key("later")].shortage.is_some());
+    waits[0] = pool("p", 8);
+    let (_, after) = check(&snapshot(vec![node("n")], waits));
+    assert_eq!(placed(&after, &resident("p")), at(&[("n", 8)]));
+}
+
+#[test]
+fn a_machine_has_the_node_with_the_fewest_servers_emptied() {
+    let on = || {
+        vec![
+            with_servers("many", &[("a", 1), ("b", 1)]),
+            with_servers("one", &[("c", 2)]),
+            used(with_servers("busy", &[]), &[(Share::Shared, 1)]),
+        ]
+    };
+    let servers = [spot("a", 0, 100, 1), spot("b", 0, 100, 1), spot("c", 0, 900, 2)];
+    let with = |wanted: &[&str]| {
+        let mut claims = servers.to_vec();
+        claims.extend([group("g", wanted), workers("w", 9, 9, 0)]);
+        snapshot(on(), claims)
+    };
+    let (plan, after) = check(&with(&["m-0"]));
+    assert_eq!(plan.outcomes[&key("g")].shortage, Some(Shortage::Reclaiming { needed: 1, free: 0 }));
+    assert_eq!(causes(&plan), shortage(&["c"]));
+    // What is free of it is held: the scheduler must not bind a worker there.
+    let one = after.nodes.iter().find(|it| it.name == "one").unwrap();
+    assert_eq!(one.shares, shares(&[(Share::Spot(key("c")), 2), (Share::Held, 6)]));
+    assert_eq!(plan.outcomes[&key("w")].worker_nodes.len(), 9);
+    let (plan, _) = check(&with(&["m-0", "m-1"]));
+    assert_eq!(causes(&plan), shortage(&["a", "b", "c"]));
+    let (plan, _) = check(&with(&["m-0", "m-1", "m-2"]));
+    assert_eq!(plan.outcomes[&key("g")].shortage, Some(Shortage::SoldOut { needed: 3, free: 0 }));
+    assert_eq!(causes(&plan), []);
+}
+
+#[test]
+fn lost_cards_that_are_bought_have_servers_go_too() {
+    let lost = claim("p", 0, Demand::Resident { cards: 4, bought: 4, paid: true, funded: true });
+    let world = snapshot(
+        vec![with_servers("n", &[("s", 6), ("t", 1)])],
+        vec![lost, spot("s", 0, 1, 6), spot("t", 0, 9, 1)],
+    );
+    let (plan, after) = check(&world);
+    assert_eq!(placed(&after, &resident("p")), at(&[("n", 1)]), "what there is comes at once");
+    assert_eq!(causes(&plan), shortage(&["s"]));
+}
+
 // Random fleets and contracts.
 
 fn any_claim(at: usize) -> impl Strategy<Value = Claim> {
     let demand = prop_oneof![
-        (0..12_u32, 0..12_u32, any::<bool>()).prop_map(|(cards, bought, paid)| Demand::Resident {
-            cards: cards.max(bought),
-            bought,
-            paid
+        (0..12_u32, 0..12_u32, any::<bool>(), any::<bool>()).prop_map(|(cards, bought, paid, funded)| {
+            Demand::Resident { cards: cards.max(bought), bought, paid, funded: funded || paid }
         }),
-        (0..3_usize, 0..2_u8, 0..3_usize, any::<bool>()).prop_map(|(count, zoned, returns, paid)| {
-            Demand::Dedicated {
-                machines: (0..count)
-                    .map(|it| Machine {
-                        name: format!("m-{it}"),
-                        card_type: "ada".to_owned(),
-                        cards: 8,
-                        zone: if zoned == 1 { "zone-b".to_owned() } else { String::new() },
-                    })
-                    .collect(),
-                bought: vec![],
-                returning: (0..count.min(returns)).map(|it| (format!("m-{it}"), paid)).collect(),
-                paid,
+        (0..3_usize, 0..2_u8, 0..3_usize, any::<bool>(), any::<bool>()).prop_map(
+            |(count, zoned, returns, paid, funded)| {
+                Demand::Dedicated {
+                    machines: (0..count)
+                        .map(|it| Machine {
+                            name: format!("m-{it}"),
+                            card_type: "ada".to_owned(),
+                            cards: 8,
+                            zone: if zoned == 1 { "zone-b".to_owned() } else { String::new() },
+                        })
+                        .collect(),
+                    bought: vec![],
+                    returning: (0..count.min(returns)).map(|it| (format!("m-{it}"), paid)).collect(),
+                    paid,
+                    funded: funded || paid,
+                }
             }
-        }),
-        (1..4_u32, 1..500_i64, any::<bool>()).prop_map(|(cards, bid, may_start)| Demand::Spot {
-            cards,
-            bid: Decimal::new(bid, 2),
-            may_start
+        ),
+        (1..4_u32, 1..500_i64, any::<bool>(), 0..16_u8).prop_map(|(cards, bid, may_start, hold)| {
+            let hold = Hold {
+                is_protected: hold & 1 > 0,
+                is_outbid: hold & 2 > 0,
+                in_arrears: hold & 0b1100 == 0b1100,
+                is_noticed: hold & 4 > 0,
+            };
+            Demand::Spot { cards, bid: Decimal::new(bid, 2), may_start, hold }
         }),
         (1..3_u32, 0..3_u32, 0..5_u32, 0..4_u32).prop_map(|(cards, active, more, exist)| {
             Demand::Workers { cards, active, wanted: active + more, exist, unbound: vec![] }
@@ -747,12 +884,12 @@ proptest! {
                     Demand::Resident { bought: 0, paid: false, .. } if round == 0 => {
                         prop_assert_eq!(have, 0, "not paid");
                     }
-                    Demand::Resident { cards, bought: 0, paid: true } if round == 0 => {
+                    Demand::Resident { cards, bought: 0, paid: true, .. } if round == 0 => {
                         prop_assert!(have == 0 || have == *cards, "{have} of {cards}");
                         prop_assert!(have == *cards || outcome.shortage.is_some(), "no cards, and no reason");
                     }
                     Demand::Resident { .. } => (),
-                    Demand::Dedicated { machines, returning, paid, bought: _ } => {
+                    Demand::Dedicated { machines, returning, paid, bought: _, funded: _ } => {
                         let given: Vec<_> = after.nodes.iter().filter_map(|it| it.given.as_ref()).filter(|it| it.group == claim.key).map(|it| &it.machine).collect();
                         let has = |it: &&Machine| given.contains(&&it.name);
                         let (back, ordered): (Vec<_>, Vec<_>) = machines.iter().partition(|it| returning.contains_key(&it.name));

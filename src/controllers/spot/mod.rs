@@ -1,45 +1,65 @@
-//! SpotServer: what it claims, the pod and disk it runs, what it reports.
+//! SpotServer: what it claims, the pod and disk it runs. `notices` tells its owner that it is reclaimed and does so, `metered` says
+//! what it uses, `report` writes the status.
+
+mod metered;
+mod notices;
+mod report;
+
+pub(super) use metered::alive;
+pub(super) use notices::is_noticed;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
+
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Resource, ResourceExt};
 use rust_decimal::Decimal;
 use serde_json::json;
 
 use super::facts::{self, Problem};
-use super::pool::{count, created_seconds, generation, in_words, is_guarded, is_leaving, key};
+use super::pool::{count, created_seconds, generation, is_guarded, is_leaving, key};
 use super::worker::{self, Worker};
-use super::{Context, Done, Error, allocator, endpoint, status};
-use crate::api::condition::{Conditions, Reason, Type};
-use crate::api::spot::SpotPhase;
+use super::{Context, Done, Error, allocator, endpoint, market, status};
+use crate::api::condition::Reason;
 use crate::api::tariff::SpotTariff;
-use crate::api::{CardType, SpotServer, SpotServerStatus, names};
+use crate::api::{Account, CardType, SpotServer, names};
 use crate::cluster::read::{Caches, ContractRef, Kind};
 use crate::cluster::slim::SlimPod;
 use crate::cluster::write;
 use crate::domain::allocate::Outcome;
 use crate::domain::book::{Key, Share};
-use crate::domain::fleet::{Claim, Demand};
+use crate::domain::fleet::{Claim, Demand, Hold};
+use crate::domain::money::arrears::{Grace, Holding, Keeps, standing};
 use crate::domain::units::{Size, parse_milli, parse_whole};
 
 /// What a server is, resolved.
 struct Input {
-    account: String,
+    account: Arc<Account>,
     card_type: Arc<CardType>,
     cards: u32,
     size: Size,
     bid: Decimal,
-    price: Decimal,
-    protection_minutes: i32,
+    price: market::Price,
+    /// Until when neither price nor shortage touches it.
+    protected_until: Timestamp,
+    notice_minutes: u32,
+    arrears: Option<Owes>,
+}
+
+/// Its account is in arrears.
+#[derive(Debug, Clone, Copy)]
+struct Owes {
+    /// Until when it is on the recovery list.
+    grace_ends: Timestamp,
 }
 
 // Validate.
 
-fn validate(caches: &Caches, server: &SpotServer) -> Result<Input, Problem> {
+fn validate(context: &Context, server: &SpotServer) -> Result<Input, Problem> {
+    let caches = &context.caches;
     let spec = &server.spec;
     let (account, tariff) = facts::payer(caches, &server.namespace().unwrap_or_default(), &spec.region)?;
     let unknown = || {
@@ -74,41 +94,82 @@ fn validate(caches: &Caches, server: &SpotServer) -> Result<Input, Problem> {
         return Err(bad("public addresses are not served yet: leave publicAddress out"));
     }
     let bid = spec.bid.parse().map_err(|_| bad(&format!("the bid `{}` is not a number", spec.bid)))?;
+    let made = server.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |it| it.0);
+    let protection = SignedDuration::from_mins(i64::from(terms.protection_minutes));
     Ok(Input {
-        account: account.name_any(),
-        card_type,
+        arrears: arrears(context, &account, terms),
         cards: count(machine.cards),
+        notice_minutes: count(terms.notice_minutes),
+        protected_until: made.saturating_add(protection).unwrap_or(Timestamp::MAX),
+        price: market::price(context, &market)?,
+        account,
+        card_type,
         size,
         bid,
-        price: facts::price(&market)?,
-        protection_minutes: terms.protection_minutes,
     })
 }
 
+/// How long a server is kept whose account is in arrears.
+fn arrears(context: &Context, account: &Account, terms: &SpotTariff) -> Option<Owes> {
+    let since = context.money.arrears_since(&account.name_any())?;
+    let grace = Grace { spot_server_seconds: count(terms.arrears_grace_minutes) * 60, ..Grace::default() };
+    let now = (context.now)();
+    match standing(Holding::SpotServer, Some(since), now, &grace).keeps {
+        Keeps::All => None,
+        Keeps::Until(grace_ends) => Some(Owes { grace_ends }),
+        Keeps::Nothing => Some(Owes { grace_ends: now }),
+    }
+}
+
 /// What the server asks of the allocator.
-pub(super) fn claim(caches: &Caches, server: &SpotServer) -> Option<Claim> {
+pub(super) fn claim(context: &Context, server: &SpotServer) -> Option<Claim> {
     if !is_guarded(server) {
         return None;
     }
-    let it = validate(caches, server).ok()?;
+    let it = validate(context, server).ok()?;
+    let now = (context.now)();
     let leaving = is_leaving(server);
+    let notice = notices::of(server).filter(|it| !it.is_over());
+    // Its notice has ended: as soon as no pod is there, its cards go back.
+    let goes = notice.is_some_and(|it| it.is_due(now)) && !has_pod_to_stay(context, server);
     Some(Claim {
         key: key(server),
         card_type: it.card_type.name_any(),
-        account: it.account,
+        account: it.account.name_any(),
         created_seconds: created_seconds(server),
         version: generation(server),
         demand: Demand::Spot {
-            cards: if leaving { 0 } else { it.cards },
+            cards: if leaving || goes { 0 } else { it.cards },
             bid: it.bid,
-            may_start: it.bid >= it.price && !leaving,
+            may_start: it.bid >= it.price.price && it.arrears.is_none() && !leaving && !goes,
+            hold: Hold {
+                is_protected: now < it.protected_until,
+                is_outbid: it.price.price > it.bid,
+                in_arrears: it.arrears.is_some(),
+                is_noticed: notice.is_some(),
+            },
         },
     })
 }
 
+/// Has it a pod that nobody has told to end?
+fn has_pod_to_stay(context: &Context, server: &SpotServer) -> bool {
+    let pod = pod(&context.caches, server);
+    pod.is_some_and(|it| it.metadata.deletion_timestamp.is_none())
+}
+
+/// Its pod.
+fn pod(caches: &Caches, server: &SpotServer) -> Option<Arc<SlimPod>> {
+    let namespace = server.namespace().unwrap_or_default();
+    let pods = caches.pods.under(&format!("spot/{namespace}/{}", server.name_any()));
+    pods.into_iter().find(|it| {
+        it.metadata.owner_references.iter().flatten().any(|it| Some(&it.uid) == server.metadata.uid.as_ref())
+    })
+}
+
 /// A server keeps what it has while something that it names is away.
-pub(super) fn frozen(caches: &Caches, server: &SpotServer) -> Option<Key> {
-    (!is_leaving(server) && validate(caches, server).is_err()).then(|| key(server))
+pub(super) fn frozen(context: &Context, server: &SpotServer) -> Option<Key> {
+    (!is_leaving(server) && validate(context, server).is_err()).then(|| key(server))
 }
 
 // The driver.
@@ -116,33 +177,58 @@ pub(super) fn frozen(caches: &Caches, server: &SpotServer) -> Option<Key> {
 /// One pass over a server.
 pub(super) async fn reconcile(context: &Context, contract: &ContractRef) -> Result<Done, Error> {
     let caches = &context.caches;
+    // Before its pod is let go.
+    metered::observe(context, contract);
     let Some(server) = caches.spots.get(&contract.namespace, &contract.name) else {
         return endpoint::release_ended(context, contract).await;
     };
-    let input = validate(caches, &server);
+    let input = validate(context, &server);
     let outcome = context.outcome(Kind::Spot, &contract.namespace, &contract.name);
-    let pods = caches.pods.under(&format!("spot/{}/{}", contract.namespace, contract.name));
-    let pod = pods.iter().find(|it| {
-        it.metadata.owner_references.iter().flatten().any(|it| Some(&it.uid) == server.metadata.uid.as_ref())
-    });
+    let pod = pod(caches, &server);
     endpoint::release_ended(context, contract).await?;
 
-    let applied =
-        apply(context, contract, &server, input.as_ref().ok(), outcome.as_ref(), pod.map(|it| &**it)).await;
+    let told =
+        notices::advance(context, &server, input.as_ref().ok(), outcome.as_ref(), pod.as_deref()).await;
+    let (told, notice) = match told {
+        Ok(notice) => (Ok(()), notice),
+        Err(error) => (Err(error), notices::of(&server)),
+    };
+    let applied = match &told {
+        Ok(()) => {
+            let ready = input.as_ref().ok().filter(|_| notice.is_none_or(|it| !it.is_due((context.now)())));
+            apply(
+                context,
+                contract,
+                &server,
+                ready,
+                outcome.as_ref(),
+                pod.as_deref(),
+                notice.is_some_and(|it| it.is_over()),
+            )
+            .await
+        }
+        Err(_) => Ok(()),
+    };
 
-    let new = make_status(context, &server, &input, outcome.as_ref(), pod.map(|it| &**it));
+    let facts = report::Facts {
+        input: input.as_ref(),
+        outcome: outcome.as_ref(),
+        pod: pod.as_deref(),
+        notice: notice.as_ref(),
+    };
+    let new = report::status(context, &server, &facts);
     let wait =
         status::report(context, contract, &*server, server.status.as_ref(), &new, |it| &it.conditions).await;
+    told?;
     applied?;
     let wait = wait?;
-    // The phase changes when the protected time ends.
-    let protected = new
-        .protected_until
-        .as_ref()
-        .map(|it| it.0.duration_since((context.now)()))
-        .and_then(|it| Duration::try_from(it).ok());
-    Ok(protected
-        .into_iter()
+    let now = (context.now)();
+    // The phase changes when the protected time ends, and what happens then when the notice does.
+    let moments = input.as_ref().ok().map(|it| it.protected_until).into_iter();
+    let moments = moments.chain(notice.filter(|it| !it.is_over()).map(|it| it.reclaim_at));
+    let due =
+        moments.filter_map(|it| Duration::try_from(it.duration_since(now)).ok().filter(|it| !it.is_zero()));
+    Ok(due
         .chain(wait)
         .chain(context.setback(contract, &generation(&*server)))
         .min()
@@ -156,6 +242,7 @@ async fn apply(
     input: Option<&Input>,
     outcome: Option<&Outcome>,
     pod: Option<&SlimPod>,
+    was_reclaimed: bool,
 ) -> Result<(), Error> {
     if is_leaving(server) {
         if let Some(pod) = pod {
@@ -168,7 +255,8 @@ async fn apply(
         let share = Share::Spot(key(server));
         let gone =
             outcome.map_or_else(|| !allocator::holds(&context.caches, &share), |it| it.holdings.is_empty());
-        if is_guarded(server) && gone {
+        // What it has used must be in the ledger first.
+        if is_guarded(server) && gone && metered::may_go(context, contract, server) {
             return context
                 .cluster
                 .remove_finalizer::<SpotServer>(&server.metadata, names::CARDS)
@@ -196,6 +284,8 @@ async fn apply(
         }
         Some(_) => Ok(()),
         None if context.setback(contract, &generation(server)).is_some() => Ok(()),
+        // It starts anew as soon as its notice is forgotten.
+        None if was_reclaimed => Ok(()),
         None => {
             let claim: PersistentVolumeClaim = serde_json::from_value(json!({
                 "metadata": {"name": disk_name(server), "namespace": server.namespace(), "ownerReferences": [owner], "labels": {names::SPOT_SERVER: server.name_any()}},
@@ -281,75 +371,4 @@ fn build(
         promised_node: None,
         template: &template,
     })
-}
-
-// Status.
-
-fn make_status(
-    context: &Context,
-    server: &SpotServer,
-    input: &Result<Input, Problem>,
-    outcome: Option<&Outcome>,
-    pod: Option<&SlimPod>,
-) -> SpotServerStatus {
-    let before = server.status.clone().unwrap_or_default();
-    let now = (context.now)();
-    let holding = outcome.and_then(|it| it.holdings.first());
-    let ready = pod.is_some_and(|it| it.is_ready() && it.metadata.deletion_timestamp.is_none());
-    let started_at = before.started_at.clone().or_else(|| ready.then_some(Time(now)));
-    let protection = input.as_ref().map_or(0, |it| i64::from(it.protection_minutes));
-    let created = server.metadata.creation_timestamp.as_ref();
-    let protected_until = created
-        .filter(|_| input.is_ok())
-        .map(|it| Time(it.0 + jiff::SignedDuration::from_mins(protection)))
-        .or(before.protected_until);
-    let protected = protected_until.as_ref().is_some_and(|it| it.0 > now);
-
-    let (placed, why) = match (input, holding) {
-        (Err(problem), _) => (false, problem.clone()),
-        (Ok(_), Some(holding)) if holding.in_place => {
-            (true, Problem::new(Reason::AsBought, format!("has its cards on {}", holding.node)))
-        }
-        (Ok(_), Some(holding)) => {
-            (false, Problem::new(Reason::Degraded, format!("its cards on {} are away", holding.node)))
-        }
-        (Ok(it), None) if it.bid < it.price => (
-            false,
-            Problem::new(Reason::PriceAboveBid, format!("the price is {} and the bid {}", it.price, it.bid)),
-        ),
-        (Ok(it), None) => {
-            let shortage = outcome.and_then(|it| it.shortage.as_ref());
-            (
-                false,
-                shortage.map_or_else(
-                    || Problem::new(Reason::Pending, "cards are being found"),
-                    |short| in_words(short, &it.card_type.name_any()),
-                ),
-            )
-        }
-    };
-    let mut conditions = Conditions::new(&before.conditions, server.metadata.generation, now);
-    conditions.set(Type::Placed, Some(placed), why.reason, why.message.clone());
-    let (holds, reason, message) = match (placed, ready) {
-        _ if is_leaving(server) => {
-            (false, Reason::Deleting, "its cards go back when its pod is gone".to_owned())
-        }
-        (true, true) => (true, Reason::Running, why.message),
-        (true, false) => (false, Reason::Progressing, "its pod is not ready yet".to_owned()),
-        (false, _) => (false, why.reason, why.message),
-    };
-    conditions.set(Type::Ready, Some(holds), reason, message);
-    SpotServerStatus {
-        observed_generation: server.metadata.generation,
-        phase: Some(match (placed, protected) {
-            (true, true) => SpotPhase::Protected,
-            (true, false) => SpotPhase::Running,
-            (false, _) => SpotPhase::Pending,
-        }),
-        node: holding.map(|it| it.node.clone()),
-        price: input.as_ref().ok().map(|it| it.price.to_string()),
-        started_at,
-        protected_until,
-        conditions: conditions.done(),
-    }
 }
