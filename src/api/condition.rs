@@ -99,8 +99,6 @@ pub enum Reason {
     BoundByTerm,
     /// A machine that is paid by the hour is converted when an hour of it is charged.
     NoHourCharged,
-    /// The account is in arrears.
-    InArrears,
     /// Two card types match the same node.
     Conflict,
     /// Workers do not get ready.

@@ -366,7 +366,7 @@ fn machines_by_the_hour_are_given_back_in_arrears_and_come_back_when_it_is_paid(
     until_hours(&market, "burst-0", 2);
     until_field("-n owing dg/train", PAID, "False InArrears");
     world.apply(&group(&burst(1, "")).replace("name: train", "name: more"));
-    assert!(world.not_ready("dg/more", "InArrears").contains("no machine by the hour is begun"));
+    assert!(world.not_ready("dg/more", "Arrears").contains("no machine by the hour is begun"));
     world.k("delete dg more --timeout=60s");
     assert_eq!(phases(world), "Running Running");
     world.ready("dg/train");
@@ -377,7 +377,7 @@ fn machines_by_the_hour_are_given_back_in_arrears_and_come_back_when_it_is_paid(
     move_to(&operator, start + HOUR * 26 + MINUTE * 10);
     until_phases(world, "Running Suspended");
     world.until_shares(2, "dedicated", 8);
-    world.not_ready("dg/train", "InArrears");
+    world.not_ready("dg/train", "Arrears");
     let charged = until_hours(&market, "burst-0", 27).len();
     move_to(&operator, start + HOUR * 100);
     assert_eq!(hours(&market)["burst-0"].len(), charged, "it costs nothing while it is away");

@@ -5,6 +5,7 @@
 local waits = {
   Progressing = true, Pending = true, Deleting = true, Draining = true, Idle = true, NotReady = true, Shortage = true, SoldOut = true,
   PriceAboveBid = true, PlacementNotReady = true, StillBound = true, LedgerUnavailable = true,
+  Reclaiming = true, Reclaimed = true,
 }
 -- Somebody has to do something; the message says what. (Those that stand at Ready=True only are here too: not Ready, they are wrong.)
 local fails = {
@@ -12,6 +13,8 @@ local fails = {
   NoMarket = true, NoAccount = true, UnknownAccount = true, OtherCurrency = true, QuotaExceeded = true, Refused = true,
   GroupNotInference = true, PoolWithoutRoom = true, Degraded = true, NameMachines = true, BoundByTerm = true, Conflict = true, CrashLoop = true,
   KeysInvalid = true, InsufficientFunds = true, Expired = true, Released = true, LedgerMismatch = true,
+  Arrears = true, NoHourCharged = true, FeedFailed = true, Undelivered = true,
+  NoArrears = true, NoNotice = true, Delivered = true,
   AsBought = true, Valid = true, Running = true, Stopped = true, Counted = true, Expiring = true, NotExpiring = true,
 }
 

@@ -149,7 +149,7 @@ fn why(group: &DedicatedGroup, found: &Found, machines: &[MachineStatus], counte
             "{} was given back, because the account is in arrears: it comes back by itself when that is paid and a machine is free",
             named(MachinePhase::Suspended)
         );
-        return Problem::new(Reason::InArrears, message);
+        return Problem::new(Reason::Arrears, message);
     }
     if !found.ordered.no_node.is_empty() {
         let waiting = names_of(found.ordered.no_node.iter().map(String::as_str));
@@ -203,7 +203,7 @@ fn set_paid(conditions: &mut Conditions<'_>, group: &DedicatedGroup, found: &Fou
             let message = format!(
                 "the account is in arrears since {since}: machines by the hour are kept until {until}, then emptied and given back. Paid again, they come back by themselves"
             );
-            (Some(false), Reason::InArrears, message)
+            (Some(false), Reason::Arrears, message)
         }
         (None, _) if !held.is_empty() => {
             let message = format!("the price of {held} is held until its machine is there");

@@ -309,7 +309,7 @@ fn buys_new(
             "Account {} is in arrears since {since}: no machine by the hour is begun before that is paid",
             offer.account.name_any()
         );
-        decided.problem.get_or_insert(Problem::new(Reason::InArrears, message));
+        decided.problem.get_or_insert(Problem::new(Reason::Arrears, message));
         return None;
     }
     if let Some(shortage) = answer.shortage() {
