@@ -364,7 +364,7 @@ fn machines_by_the_hour_are_given_back_in_arrears_and_come_back_when_it_is_paid(
     // The second hour is not paid for: it is owed from its end on. Nothing new is begun.
     move_to(&operator, start + HOUR * 2 + MINUTE);
     until_hours(&market, "burst-0", 2);
-    until_field("-n owing dg/train", PAID, "False InArrears");
+    until_field("-n owing dg/train", PAID, "False Arrears");
     world.apply(&group(&burst(1, "")).replace("name: train", "name: more"));
     assert!(world.not_ready("dg/more", "Arrears").contains("no machine by the hour is begun"));
     world.k("delete dg more --timeout=60s");
