@@ -190,7 +190,12 @@ impl<'a> View<'a> {
                 Stage::New if it.is_live && offer.is_some() && !is_refused(group) => {
                     let is_paid = match it.billing() {
                         Billing::Prepaid => it.held.is_some(),
-                        Billing::Postpaid => arrears == Arrears::Clear,
+                        // Whose node is there was in order when it got it: who has not looked yet takes nothing back.
+                        Billing::Postpaid => match arrears {
+                            Arrears::Clear => true,
+                            Arrears::Unknown => nodes.contains(&name),
+                            Arrears::Since(_) => false,
+                        },
                     };
                     claimed.paid &= is_paid;
                     claimed.ordered.push(name);

@@ -338,6 +338,8 @@ fn phase(group: &DedicatedGroup, found: &Found, name: &str, drain: Option<&Drain
         (Some(_), Some(_), Some(Stage::Expired { .. })) | (None, _, Some(Stage::Expired { .. })) => {
             MachinePhase::Expired
         }
+        // Its node is there, and its money is not settled yet.
+        (Some(_), _, Some(Stage::New)) => MachinePhase::Pending,
         (Some(_), Some(drain), _) if drain.remaining > 0 => MachinePhase::Draining,
         (Some(_), Some(_), _) => MachinePhase::Drained,
         (Some(node), None, _) => {
