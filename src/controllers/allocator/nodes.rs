@@ -40,7 +40,12 @@ impl Matched {
 
 fn is_coming(node: &SlimNode, card_type: &CardType) -> bool {
     let cards = node.status.allocatable.get(&card_type.spec.resource_name);
-    let is_adopted = node.labels().get(names::CARD_TYPE) == Some(&card_type.name_any())
+    let label = node.labels().get(names::CARD_TYPE);
+    // One that is another type's keeps it until its cards are back, however long that is.
+    if label.is_some_and(|it| *it != card_type.name_any()) {
+        return false;
+    }
+    let is_adopted = label.is_some()
         && has_resource(node, card_type)
         && node.spec.taints.iter().any(|it| it.key == names::TAINT);
     let could_be_used =

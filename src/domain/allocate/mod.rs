@@ -241,6 +241,8 @@ struct Deal<'a, 's> {
     outcomes: BTreeMap<Key, Outcome>,
     /// Cards (for a group: of machines that it still wants) that each contract has or gets in this plan.
     have: HashMap<&'a Key, u32>,
+    /// Cards of pools on nodes that go away, that are not replaced yet.
+    lost: HashMap<&'a Key, u32>,
     /// Machines of each group that have or get a node in this plan.
     placed: HashMap<&'a Key, Vec<String>>,
     held_by_account: HashMap<(&'a str, &'a str), u32>,
@@ -258,6 +260,7 @@ impl<'a, 's> Deal<'a, 's> {
             clearing,
             outcomes: BTreeMap::new(),
             have: HashMap::new(),
+            lost: HashMap::new(),
             placed: HashMap::new(),
             held_by_account: HashMap::new(),
             quotas: &snapshot.quotas,
@@ -274,13 +277,19 @@ impl<'a, 's> Deal<'a, 's> {
                 Demand::Resident { .. } | Demand::Dedicated { .. } | Demand::Spot { .. } => (0, 0),
             };
             // What goes away with its node is replaced while it is still there.
-            let lost = if matches!(claim.demand, Demand::Resident { .. }) { leaving } else { 0 };
+            let (lost, twice) = match claim.demand {
+                Demand::Resident { bought, .. } => (leaving, leaving.min(kept.saturating_sub(bought))),
+                Demand::Dedicated { .. } | Demand::Workers { .. } | Demand::Spot { .. } => (0, 0),
+            };
             deal.have.insert(&claim.key, kept - lost);
+            deal.lost.insert(&claim.key, lost - twice);
             *deal.held_by_account.entry((&claim.account, &claim.card_type)).or_insert(0) += workers_cards;
             // By the type of the cards themselves: a group can have machines of several.
             for (card_type, cards) in by_type {
                 *deal.held_by_account.entry((&claim.account, card_type)).or_insert(0) += cards;
             }
+            // What a pool has twice for a while is no more of its account's quota.
+            deal.not_held(claim, twice);
             deal.outcomes.insert(
                 claim.key.clone(),
                 Outcome { version: claim.version.clone(), holdings: found, workers, ..Outcome::default() },
@@ -298,6 +307,7 @@ impl<'a, 's> Deal<'a, 's> {
                 let placed = lost.min(free);
                 board.place_cards(&claim.card_type, &claim.share(), placed);
                 self.gained(claim, placed);
+                self.not_held(claim, placed.min(self.lost[&claim.key]));
                 if placed < lost {
                     let (needed, free) = (lost - placed, free - placed);
                     let comes = self.clearing.ask(&claim.card_type, needed);
@@ -349,6 +359,11 @@ impl<'a, 's> Deal<'a, 's> {
             board.set_aside(&claim.card_type, &claim.share(), needed);
             self.promised(claim, &claim.card_type, needed);
         }
+    }
+
+    fn not_held(&mut self, claim: &'a Claim, cards: u32) {
+        let held = self.held_by_account.entry((&claim.account, &claim.card_type)).or_insert(0);
+        *held = held.saturating_sub(cards);
     }
 
     /// Cards that an account will have as soon as they are there, or paid: they count against its quota already.

@@ -576,6 +576,17 @@ fn cards_of_a_node_that_goes_away_are_replaced_while_it_is_there() {
     // Replaced, and one more is bought: the order counts only what stays.
     let (_, after) = check(&snapshot(vec![doomed(), replaced()], asks(7, 6)));
     assert_eq!(placed(&after, &p), at(&[("a", 4), ("b", 7)]));
+    // What it has twice counts once for its account: 6 of 8, and 2 more are bought.
+    for (there, why) in [(stays(), "being replaced"), (replaced(), "replaced")] {
+        let mut world = snapshot(vec![doomed(), there, node("c")], asks(6, 6));
+        world.claims.push(claim("q", 1, Demand::Resident { cards: 2, bought: 0, paid: true, funded: true }));
+        world.quotas.insert(("acme".to_owned(), "ada".to_owned()), 8);
+        let (plan, _) = check(&world);
+        assert_eq!(plan.outcomes[&key("q")].shortage, None, "{why}");
+        world.quotas.insert(("acme".to_owned(), "ada".to_owned()), 7);
+        let (plan, _) = check(&world);
+        assert!(matches!(plan.outcomes[&key("q")].shortage, Some(Shortage::Quota { .. })), "{why}");
+    }
     // Left: all of it goes back.
     let (_, after) = check(&snapshot(vec![doomed(), replaced()], asks(0, 0)));
     assert_eq!(placed(&after, &p), vec![]);
@@ -739,6 +750,27 @@ fn a_machine_has_the_node_with_the_fewest_servers_emptied() {
     let (plan, _) = check(&with(&["m-0", "m-1", "m-2"]));
     assert_eq!(plan.outcomes[&key("g")].shortage, Some(Shortage::SoldOut { needed: 3, free: 0 }));
     assert_eq!(causes(&plan), []);
+}
+
+#[test]
+fn a_node_that_a_machine_waits_for_is_no_other_ones() {
+    let order =
+        |name: &str, created, names: &[&str]| Claim { created_seconds: created, ..group(name, names) };
+    let servers = [spot("a", 0, 100, 1), spot("b", 0, 200, 1)];
+    let on = || vec![node("free"), with_servers("one", &[("a", 1)]), with_servers("two", &[("b", 1)])];
+    // The older order needs two: the free node and an emptied one. The younger gets neither; another node is emptied for it.
+    let mut claims = servers.to_vec();
+    claims.extend([order("old", 1, &["m-0", "m-1"]), order("young", 2, &["m-0"])]);
+    let (plan, after) = check(&snapshot(on(), claims));
+    assert!(after.nodes.iter().all(|it| it.given.is_none()), "nobody is served before its time");
+    assert_eq!(causes(&plan), shortage(&["a", "b"]));
+    for name in ["old", "young"] {
+        assert!(matches!(plan.outcomes[&key(name)].shortage, Some(Shortage::Reclaiming { .. })), "{name}");
+    }
+    // What waits is held, also where two wait.
+    for node in &after.nodes {
+        assert_eq!(node.shares.get(&Share::Shared), 0, "{}", node.name);
+    }
 }
 
 #[test]
