@@ -239,7 +239,7 @@ fn a_pool_purchase_reclaims_exactly_the_two_lowest_bids() {
 
 #[test]
 fn arrears_stop_workers_and_a_server_and_a_payment_resumes_them() {
-    let market = Market::new("owing", 1);
+    let market = Market::new("indebted", 1);
     let world = &market.world;
     let operator = market.operator();
     market.pay("wire", "2", "Cash");

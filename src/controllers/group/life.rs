@@ -180,7 +180,12 @@ impl<'a> View<'a> {
                         continue;
                     };
                     if it.by_the_hour() {
-                        claimed.returning.insert(name, may_owe);
+                        // Who has not looked at the account yet neither gives a node nor takes one back.
+                        let may_return = match arrears {
+                            Arrears::Unknown => nodes.contains(&name),
+                            Arrears::Clear | Arrears::Since(_) => may_owe,
+                        };
+                        claimed.returning.insert(name, may_return);
                     } else if it.held.is_some() {
                         claimed.returning.insert(name, true);
                     } else if matches!(it.next(group, offer, now), Ok(Some(_))) {
@@ -384,6 +389,8 @@ impl<'a> Machine<'a> {
                     Next::Nothing => Ok(None),
                 }
             }
+            // An hour that is paid already covers until the next use begins: a term that began before it would end no use.
+            Stage::Hourly if self.open_use().is_none_or(|it| now < it.from) => Ok(None),
             Stage::Hourly => {
                 let months = set.term.map_or(0, |it| count(it.months));
                 let terms = TermOffer {

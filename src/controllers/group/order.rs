@@ -180,6 +180,10 @@ async fn advance_from(
         }
     }
     if steps > 0 {
+        // What was charged a moment ago is no more an hour that has only begun.
+        if let Ok(view) = View::of(group, &standing, &found.record, &nodes, now) {
+            note_begun(context, offer, &standing, &view, now);
+        }
         arrears = look_at_account(context, offer, now).await.unwrap_or(arrears);
     }
     if let Ok(view) = View::of(group, &standing, &found.record, &nodes, now) {

@@ -203,15 +203,16 @@ fn begins(facts: &Facts<'_>, view: &View<'_>, claimed: &Claimed, answer: &Answer
         let (Some(set), true) = (it.set, facts.nodes.contains(&it.name)) else { continue };
         let now = whole_second(facts.now).max(it.free_from().unwrap_or(Timestamp::MIN));
         let is_in_place = || answer.in_place(&it.name);
+        let returns = || claimed.returning.get(&it.name) == Some(&true);
         let from = match it.stage {
             Stage::New if it.billing() == Billing::Postpaid => {
                 (claimed.paid && answer.all_in_place(&claimed.ordered)).then_some(now)
             }
             Stage::Expired { since, .. } if it.by_the_hour() && !is_emptied(facts, &it.name) => {
-                (claimed.returning.get(&it.name) == Some(&true)).then_some(since)
+                returns().then_some(since)
             }
-            Stage::Expired { .. } if it.by_the_hour() => is_in_place().then_some(now),
-            Stage::Away => is_in_place().then_some(now),
+            Stage::Expired { .. } if it.by_the_hour() => (returns() && is_in_place()).then_some(now),
+            Stage::Away => (returns() && is_in_place()).then_some(now),
             Stage::New | Stage::Expired { .. } | Stage::Term { .. } | Stage::Hourly | Stage::Over { .. } => {
                 None
             }

@@ -36,7 +36,7 @@ struct Slot<'a> {
     /// Free cards that a machine waits on, so that nothing is placed here meanwhile.
     kept: u32,
     /// Does a machine wait for all of it? Then no other one counts on it.
-    awaited: bool,
+    expected: bool,
     /// The node's cards are away while its book says that some are sold: nothing is decided about it.
     waiting: bool,
 }
@@ -228,7 +228,7 @@ impl<'a> Board<'a> {
         let slot = &mut self.slots[at];
         slot.kept = slot.free;
         slot.free = 0;
-        slot.awaited = true;
+        slot.expected = true;
     }
 
     /// Gives a whole node to a group's machine; false when none is free.
@@ -295,7 +295,7 @@ impl<'a> Slot<'a> {
             free: 0,
             reserved: 0,
             kept: 0,
-            awaited: false,
+            expected: false,
             waiting,
         };
         for (share, cards) in sold.iter() {
@@ -403,7 +403,7 @@ impl<'a> Slot<'a> {
             && node.group_pods == 0
             && node.open
             && !self.waiting
-            && !self.awaited;
+            && !self.expected;
         let sound = node.healthy == node.cards && node.cards == machine.cards;
         whole && sound && (machine.zone.is_empty() || machine.zone == node.zone)
     }
@@ -416,7 +416,7 @@ impl<'a> Slot<'a> {
             && node.in_use.by_share.iter().all(|(share, cards)| cards == 0 || spot(share))
             && node.in_use.foreign == 0;
         let empty =
-            self.given.is_none() && only_spot && self.reserved == 0 && node.group_pods == 0 && !self.awaited;
+            self.given.is_none() && only_spot && self.reserved == 0 && node.group_pods == 0 && !self.expected;
         let sound = node.healthy == node.cards && node.cards == machine.cards;
         empty && sound && node.open && !self.waiting && (machine.zone.is_empty() || machine.zone == node.zone)
     }
