@@ -422,6 +422,69 @@ fn listed(text: &str) -> Listed {
     Listed { price: Exact::parse(text).unwrap(), text: text.to_owned(), since }
 }
 
+/// A card of a server under this price list, and its disk.
+fn server_under(card: &str, began: Timestamp) -> Vec<Seen> {
+    let mut seen = server(None, began);
+    let offer = seen[0].offer.as_mut().unwrap();
+    offer.terms.sku = card.to_owned();
+    seen
+}
+
+#[tokio::test]
+async fn a_server_keeps_its_terms_until_the_new_ones_have_a_price() {
+    const ALL: &str = "spot/gpu//ada";
+    let world = World::new().await;
+    let name = Name { kind: Kind::Spot, namespace: "team-a".to_owned(), name: "render".to_owned() };
+    let meter = &world.money.meter;
+    let skus = || -> Vec<(String, i64, Option<i64>)> {
+        let known = meter.known();
+        let spans = known.contracts[&name]["server-uid"].of_pod("pod-1");
+        let second = |it: Timestamp| it.as_second() - whole_second(world.now).as_second();
+        spans
+            .map(|(_, it)| (it.terms.sku.clone(), second(it.times.from), it.times.until.map(second)))
+            .collect()
+    };
+    let began = whole_second(world.now);
+    meter.set_market_price(ALL, &listed("2.40"), began);
+    meter.observe(&name, || server_under(ALL, began), began);
+    // The region gets a market of its own, which has no price yet.
+    meter.observe(&name, || server_under(CARD, began), after_seconds(began, 100));
+    assert_eq!(skus(), [(ALL.to_owned(), 0, None)]);
+    // Its first price begins when the API server says that it was made, which may be ahead of our clock.
+    let first = Listed { since: after_seconds(began, 500), ..listed("3") };
+    meter.set_market_price(CARD, &first, after_seconds(began, 500));
+    meter.observe(&name, || server_under(CARD, began), after_seconds(began, 200));
+    assert_eq!(skus(), [(ALL.to_owned(), 0, Some(500)), (CARD.to_owned(), 500, None)]);
+}
+
+#[tokio::test]
+async fn what_has_no_price_waits_and_the_rest_is_billed() {
+    let mut world = World::new().await;
+    let name = Name { kind: Kind::Spot, namespace: "team-a".to_owned(), name: "render".to_owned() };
+    let began = whole_second(world.now);
+    let meter = &world.money.meter;
+    meter.set_market_price(CARD, &listed("2.40"), began);
+    meter.observe(&name, || server(None, began), began);
+    world.now = after_seconds(began, 3_600);
+    meter.observe(&name, || server(Some(world.now), began), world.now);
+    world.money.write_usage(Vec::new(), world.now).await.unwrap();
+    let prices = meter.known().prices.remove(CARD).unwrap();
+    world.money.bill_usage(world.now, |_, _| true).await.unwrap();
+    let billed = world.lines("acme").await;
+    assert_eq!(billed.keys().map(|it| it.contains("/disk/")).collect::<Vec<_>>(), [true]);
+    assert_eq!(world.ledger().contracts().await.unwrap().len(), 1, "it waits for the rest");
+
+    meter.known().prices.insert(CARD.to_owned(), prices);
+    for _ in 0..2 {
+        world.money.bill_usage(world.now, |_, _| true).await.unwrap();
+    }
+    let billed = world.lines("acme").await;
+    // 3 cards for an hour.
+    assert_eq!(billed.iter().filter(|it| it.0.contains("/gpu/")).map(|it| *it.1).sum::<i64>(), 720);
+    assert_eq!(billed.len(), 2);
+    assert_eq!(world.ledger().contracts().await.unwrap(), []);
+}
+
 /// A server lives through price changes, nights and leaders that die; it is billed day by day.
 async fn serve(events: &[Event]) {
     let mut world = World::new().await;
