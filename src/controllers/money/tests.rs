@@ -224,6 +224,33 @@ async fn what_is_not_billed_yet_is_accrued() {
 }
 
 #[tokio::test]
+async fn arrears_that_have_ended_stay_so_when_old_notices_are_forgotten() {
+    let mut world = World::new().await;
+    let account: crate::api::Account = serde_json::from_value(serde_json::json!({
+        "apiVersion": "tenure.dev/v1alpha1", "kind": "Account",
+        "metadata": {"name": "acme", "uid": "acme-uid"},
+        "spec": {"currency": "EUR"},
+    }))
+    .unwrap();
+    for is_in in [true, false] {
+        world.now = after_seconds(world.now, 60);
+        let balance = (crate::domain::money::Money(0), &euro());
+        world.money.tell_of_arrears(&account, is_in, balance, world.now);
+        world.money.write_notices(world.now).await.unwrap();
+    }
+    let told = world.ledger().notice_ids().await.unwrap().len();
+    world.now = after_seconds(world.now, 500 * 86_400);
+    world.money.forget_notices(world.now).await.unwrap();
+    world.lead().await;
+    world.money.tell_of_arrears(&account, false, (crate::domain::money::Money(0), &euro()), world.now);
+    world.money.write_notices(world.now).await.unwrap();
+    assert_eq!((told, world.ledger().notice_ids().await.unwrap().len()), (2, 2));
+    let now = world.now.as_millisecond();
+    let rows = world.ledger().unaddressed().await.unwrap();
+    assert!(rows.iter().all(|it| it.at_ms < now), "nothing is told again");
+}
+
+#[tokio::test]
 async fn a_crash_is_not_billed() {
     let mut world = World::new().await;
     world.start();
