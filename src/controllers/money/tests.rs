@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::Money;
+use super::machines::Arrears;
 use super::meter::{Listed, Name, Offer, Seen, Terms};
 use super::sku::Sku;
 use crate::cluster::read::Kind;
@@ -248,6 +249,72 @@ async fn arrears_that_have_ended_stay_so_when_old_notices_are_forgotten() {
     let now = world.now.as_millisecond();
     let rows = world.ledger().unaddressed().await.unwrap();
     assert!(rows.iter().all(|it| it.at_ms < now), "nothing is told again");
+}
+
+#[tokio::test]
+async fn nobody_is_in_arrears_or_refused_while_use_may_count_twice() {
+    let mut world = World::new().await;
+    let account: crate::api::Account = serde_json::from_value(serde_json::json!({
+        "apiVersion": "tenure.dev/v1alpha1", "kind": "Account",
+        "metadata": {"name": "acme", "uid": "acme-uid"},
+        "spec": {"currency": "EUR", "mode": "Prepaid"},
+    }))
+    .unwrap();
+    let paid = crate::ledger::PaymentIn {
+        name: "wire".to_owned(),
+        account: "acme".to_owned(),
+        currency: "EUR".to_owned(),
+        amount: 1_000,
+        voucher: false,
+        reference: String::new(),
+    };
+    world.ledger().pay(world.money.at(world.now), &paid).await.unwrap();
+    world.start();
+    world.round(false).await;
+    world.now = after_seconds(world.now, 1_000);
+    world.pods[0].ended_at = Some(whole_second(world.now));
+    world.look();
+    world.write(false).await;
+    world.money.meter.sum_up();
+    let look = async |world: &World| {
+        let summary = world.money.summary(&account, world.now).await.unwrap();
+        let arrears = world.money.arrears(&account, &euro(), world.now).await.unwrap();
+        (summary.balance.0, summary.is_sure, arrears)
+    };
+    assert_eq!(look(&world).await, (180, true, Arrears::Clear));
+
+    // It is charged, and the answer is lost.
+    let bills = world.money.meter.due(world.now, |_, _| true);
+    let usage = crate::ledger::UsageIn {
+        charges: bills.iter().flat_map(|it| it.charges.clone()).collect(),
+        billed: bills
+            .iter()
+            .flat_map(|it| &it.billed)
+            .map(|it| (it.0.clone(), it.1.as_millisecond()))
+            .collect(),
+        closed: Vec::new(),
+    };
+    world.ledger().charge_usage(world.money.at(world.now), &usage).await.unwrap();
+    world.money.unsure.store(true, Ordering::SeqCst);
+    world.money.touched();
+    assert_eq!(look(&world).await, (180 - 820, false, Arrears::Clear));
+    let contract = world.ledger().contract_of("endpoint-uid").await.unwrap().unwrap();
+    let order = crate::ledger::OrderIn {
+        id: format!("{CONTRACT}/initial"),
+        contract: CONTRACT.to_owned(),
+        account: "acme".to_owned(),
+        currency: "EUR".to_owned(),
+        price: 100,
+        accrued: world.money.accrued("acme", "EUR").0,
+        least: Some(0),
+        detail: "{}".to_owned(),
+    };
+    let standing = super::Standing::new(contract);
+    let refused = world.money.hold(&standing, &[order], world.now).await.unwrap_err();
+    assert!(matches!(refused, crate::ledger::Error::Unsure), "{refused:?}");
+
+    world.money.bill_usage(world.now, |_, _| true).await.unwrap();
+    assert_eq!(look(&world).await, (180, true, Arrears::Clear));
 }
 
 #[tokio::test]
