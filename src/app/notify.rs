@@ -28,8 +28,8 @@ pub struct NotifyOptions {
     /// Whom to trust beside the system's authorities, for mail servers and webhooks, PEM.
     #[arg(long, env = "TENURE_NOTIFY_CA", value_name = "FILE")]
     notify_ca: Option<PathBuf>,
-    /// Networks that webhooks may go to although they are this machine, link-local or a cloud's metadata, and that take http
-    /// without TLS; such as 10.96.0.0/12, comma separated.
+    /// Networks that webhooks may go to and price feeds be read from although they are this machine, link-local or a cloud's
+    /// metadata, and where webhooks take http without TLS; such as 10.96.0.0/12, comma separated.
     #[arg(long, env = "TENURE_NOTIFY_ALLOW", value_name = "NETWORKS", value_delimiter = ',')]
     notify_allow: Vec<IpNet>,
 }
@@ -57,6 +57,11 @@ pub enum Error {
 }
 
 impl NotifyOptions {
+    /// Networks that may be called although they would be refused otherwise.
+    pub(super) fn allowed(&self) -> Vec<IpNet> {
+        self.notify_allow.clone()
+    }
+
     /// What sends. What is wrong with a file is said now.
     pub(super) fn senders(&self) -> Result<Senders, Error> {
         let mailer = match (&self.smtp, &self.smtp_from) {

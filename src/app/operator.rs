@@ -77,7 +77,7 @@ async fn operate(options: OperatorOptions) -> Result<(), Error> {
     };
     let marks = marks::read(options.node_marks.as_deref()).map_err(Error::Marks)?;
     let urls = Urls { domain: options.domain, scheme: options.gateway_url_scheme.as_str().to_owned() };
-    let senders = options.notify.senders()?;
+    let (senders, allowed) = (options.notify.senders()?, options.notify.allowed());
     let registry = Registry::new();
     let leads = IntGauge::new("tenure_leads", "1 while this process holds the lease")?;
     registry.register(Box::new(leads.clone()))?;
@@ -96,7 +96,7 @@ async fn operate(options: OperatorOptions) -> Result<(), Error> {
     let election =
         LeaderElection::new(cluster.client.clone(), &options.lease_namespace, names::LEASE, &identity);
     let clocks = Clocks { now: clock::now, of_api_server: clock::of_api_server };
-    let settings = Settings { clocks, marks, gateways: options.gateways, urls, senders };
+    let settings = Settings { clocks, marks, gateways: options.gateways, urls, senders, allowed };
     let context = Arc::new(Context::new(cluster, caches, settings, &registry)?);
     let routes = match &options.dev_clock {
         None => probes,

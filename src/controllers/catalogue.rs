@@ -314,7 +314,8 @@ async fn account_status(context: &Context, it: &Account, silent: &mut Option<Pro
         return AccountStatus { observed_generation, conditions, ..before };
     };
     let limit = accounts::credit_limit(it, &currency).unwrap_or_default();
-    let owes = accounts::in_arrears(it, &summary, limit);
+    let is_known = summary.is_sure || context.money.arrears_since(&it.name_any()).is_some();
+    let owes = accounts::in_arrears(it, &summary, limit) && is_known;
     context.money.tell_of_arrears(it, owes, (summary.balance, &currency), (context.now)());
     match context.money.note_arrears(&it.name_any(), owes, (context.now)()).await {
         // What is not prepaid ends, or goes on.

@@ -121,6 +121,8 @@ pub struct Settings {
     pub urls: Urls,
     /// What owners are told with.
     pub senders: notify::Senders,
+    /// Networks from which feeds are read although they would be refused otherwise.
+    pub allowed: Vec<ipnet::IpNet>,
 }
 
 /// How endpoints are called from outside.
@@ -205,7 +207,7 @@ impl Context {
         settings: Settings,
         registry: &Registry,
     ) -> prometheus::Result<Context> {
-        let Settings { clocks, marks, gateways, urls, senders } = settings;
+        let Settings { clocks, marks, gateways, urls, senders, allowed } = settings;
         let passes = IntCounterVec::new(
             Opts::new("tenure_passes_total", "Passes over contracts, by kind and how they ended"),
             &["kind", "outcome"],
@@ -231,7 +233,7 @@ impl Context {
             on_our_clock: clocks.of_api_server,
             marks,
             money: money::Money::default(),
-            markets: market::Markets::default(),
+            markets: market::Markets::new(allowed),
             published: watch::Sender::default(),
             notices: notify::Notices::new(senders, registry)?,
             link: link::Link::new(gateways, clocks.now, registry)?,

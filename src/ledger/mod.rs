@@ -148,6 +148,9 @@ pub enum Error {
         /// The part of the price that vouchers don't cover.
         needed: i64,
     },
+    /// Whether there is enough is not known: use may or may not be charged already.
+    #[error("whether the last use is charged already is not known yet: it is tried again in a moment")]
+    Unsure,
     /// There is no hold to post.
     #[error("nothing is held for order `{0}`")]
     NoHold(String),

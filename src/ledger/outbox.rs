@@ -151,14 +151,14 @@ impl Ledger {
         work.commit().await
     }
 
-    /// Forgets notices that were written before then, but not those of one kind: they are looked for later.
-    pub async fn forget_notices(&self, at: At, before_ms: i64, kept: &str) -> Result<(), Error> {
+    /// Forgets notices that were written before then, but not those of two kinds: they are looked for later.
+    pub async fn forget_notices(&self, at: At, before_ms: i64, kept: [&str; 2]) -> Result<(), Error> {
         let (mut work, []) = Work::begin(self, at, []).await?;
         let statements = [
-            "DELETE FROM deliveries WHERE notice IN (SELECT id FROM notices WHERE at_ms < ? AND kind <> ?)",
-            "DELETE FROM notices WHERE at_ms < ? AND kind <> ?",
+            "DELETE FROM deliveries WHERE notice IN (SELECT id FROM notices WHERE at_ms < ? AND kind NOT IN (?, ?))",
+            "DELETE FROM notices WHERE at_ms < ? AND kind NOT IN (?, ?)",
         ];
-        let values = || [Value::Number(before_ms), Value::Text(kept)];
+        let values = || [Value::Number(before_ms), Value::Text(kept[0]), Value::Text(kept[1])];
         work.write("notices", statements.map(|it| Statement::new(it, values())).into()).await?;
         work.commit().await
     }

@@ -11,6 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// A bill or export that takes longer ends with an error.
 const STREAM_WITHIN: Duration = Duration::from_mins(15);
+/// Who takes no piece for so long is not waited for: others ask too.
+const PIECE_WITHIN: Duration = Duration::from_mins(1);
 /// Lines go out in pieces of about this size.
 const PIECE_BYTES: usize = 32 * 1024;
 /// Pieces that wait for a slow reader.
@@ -67,6 +69,9 @@ pub(super) enum Broken {
     /// Nobody reads it any more.
     #[error("nobody reads it")]
     Gone,
+    /// Who reads it has stopped.
+    #[error("its reader took nothing for {} s", PIECE_WITHIN.as_secs())]
+    Stalled,
 }
 
 /// Where lines go: JSON, one a line.
@@ -85,7 +90,11 @@ impl Out {
 
     async fn flush(&mut self) -> Result<(), Broken> {
         let piece = Bytes::from(std::mem::take(&mut self.piece));
-        self.to.send(piece).await.map_err(|_| Broken::Gone)
+        match self.to.send_timeout(piece, PIECE_WITHIN).await {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(Broken::Stalled),
+            Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(Broken::Gone),
+        }
     }
 }
 
@@ -100,9 +109,15 @@ where
     let (to, from) = mpsc::channel(PIECES_WAITING);
     let late = to.clone();
     tokio::spawn(async move {
+        let _permit = permit;
         let told = tokio::time::timeout(STREAM_WITHIN, tell(Out { to, piece: Vec::new() })).await;
         let (mut out, last) = match told {
             Ok((out, Ok(end))) => (out, json!({"end": end})),
+            // It ends without a last line.
+            Ok((_, Err(error @ (Broken::Gone | Broken::Stalled)))) => {
+                tracing::warn!(%error, "a bill or export was broken off");
+                return;
+            }
             Ok((out, Err(error))) => {
                 tracing::warn!(%error, "a bill or export was broken off");
                 (out, json!({"error": in_words(&error)}))
@@ -115,10 +130,43 @@ where
         if out.tell(&last).await.is_ok() {
             out.flush().await.ok();
         }
-        drop(permit);
     });
     let pieces = futures::stream::unfold(from, |mut from| async move {
         from.recv().await.map(|piece| (Ok::<_, std::convert::Infallible>(piece), from))
     });
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(pieces)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// Its permit comes back although nobody reads the answer, and nobody hangs up.
+    async fn let_go(lines: usize) {
+        let permits = Arc::new(Semaphore::new(1));
+        let permit = permits.clone().acquire_owned().await.unwrap();
+        let answer = stream(permit, move |mut out| async move {
+            let line = "x".repeat(PIECE_BYTES);
+            for _ in 0..lines {
+                if let Err(error) = out.tell(&line).await {
+                    return (out, Err(error));
+                }
+            }
+            (out, Ok(json!({})))
+        });
+        let free = tokio::time::timeout(STREAM_WITHIN * 2, permits.acquire()).await;
+        assert!(free.is_ok(), "{lines} lines");
+        drop(answer);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stops_reading_keeps_nobody_else_from_it() {
+        // The last line is the one that does not fit, or one before.
+        let_go(PIECES_WAITING).await;
+        let_go(PIECES_WAITING * 2).await;
+    }
 }

@@ -55,7 +55,7 @@ impl Commitments {
     ) -> Result<Commitments, Broken> {
         let refunds = snapshot.refunds(&contract.id).await?;
         let posted = snapshot.orders(&contract.id).await?.into_iter();
-        let (mut orders, mut hours, mut cards) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let (mut orders, mut hours, mut cards) = (Vec::new(), Vec::new(), 0);
         for row in posted.filter(|it| it.state == OrderState::Posted) {
             let at_ms = row.posted_at_ms.unwrap_or(row.held_at_ms);
             let item = item::read(&row.id, at_ms, Some(&contract.id), &row.detail);
@@ -230,11 +230,11 @@ impl Ordered {
     }
 }
 
-/// How many units an order adds. `cards`: how many each thing of the contract has so far.
-fn units(item: &Item, cards: &mut BTreeMap<String, u64>) -> u64 {
+/// How many units an order adds: one machine, or cards of a pool. `cards`: how many the pool has so far.
+fn units(item: &Item, cards: &mut u64) -> u64 {
     let (thing, purpose) = split(&item.purpose);
-    let Some(after) = item.cards else { return 1 };
-    let before = cards.insert(thing.to_owned(), after).unwrap_or_default();
+    let Some(after) = item.cards.filter(|_| thing.is_empty()) else { return 1 };
+    let before = std::mem::replace(cards, after);
     match Purpose::parse(purpose) {
         Some(Purpose::Expansion { .. }) => after.saturating_sub(before),
         Some(Purpose::Initial | Purpose::Manual { .. } | Purpose::Auto { .. } | Purpose::Conversion)
@@ -274,4 +274,26 @@ fn final_until(spans: &[SpanRow], day: Timestamp) -> Timestamp {
 fn add(sums: &mut BTreeMap<String, i64>, currency: &str, amount: i64) {
     let sum = sums.entry(currency.to_owned()).or_default();
     *sum = sum.saturating_add(amount);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_one_unit_however_many_cards_it_has() {
+        let mut cards = 0;
+        for (purpose, of, expected) in [
+            ("initial", 4, 4),
+            ("expand/6 cards/40 GB", 6, 2),
+            ("renewal/manual/0", 6, 6),
+            ("machine/base-0/initial", 8, 1),
+            ("machine/base-0/renewal/manual/0", 8, 1),
+            ("machine/base-1/conversion", 8, 1),
+        ] {
+            let detail = format!(r#"{{"cards": {of}}}"#);
+            let item = item::read(&format!("c/{purpose}"), 0, Some("c"), &detail);
+            assert_eq!(units(&item, &mut cards), expected, "{purpose}");
+        }
+    }
 }

@@ -1,18 +1,27 @@
-//! A price from an HTTP address: one GET, with an end to its time and its length. What is no price is an error in words.
+//! A price from an HTTP address: one GET, with an end to its time and its length. What is no price is an error in words, which does
+//! not say what was answered. The address that was looked at is the one that is connected to (`notify::addresses`).
 
-use std::sync::OnceLock;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, header};
+use futures::future::BoxFuture;
+use http::{Method, Request, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::TokioExecutor;
+use ipnet::IpNet;
 use rust_decimal::Decimal;
 use tokio_rustls::rustls::crypto::ring;
+use tower::Service;
 
 use crate::domain::market::price;
+use crate::notify::addresses::{is_allowed, refused};
 
 /// From the first packet to the last byte.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -21,25 +30,75 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// A price has a few bytes; this is more than anybody needs around it.
 const MOST_BYTES: usize = 4_096;
 
-type Http = hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
+type Http = hyper_util::client::legacy::Client<HttpsConnector<HttpConnector<Resolver>>, Empty<Bytes>>;
 
-/// Reads feeds; made when the first one is read.
-#[derive(Default)]
-pub(super) struct Client(OnceLock<Result<Http, String>>);
+/// Reads feeds.
+pub(super) struct Client {
+    /// Made when the first one is read.
+    http: OnceLock<Result<Http, String>>,
+    /// Networks that would be refused otherwise.
+    allowed: Arc<[IpNet]>,
+}
 
 impl Client {
+    /// `allowed`: networks that would be refused otherwise.
+    pub(super) fn new(allowed: Vec<IpNet>) -> Client {
+        Client { http: OnceLock::new(), allowed: allowed.into() }
+    }
+
     /// The price at an address.
     pub(super) async fn read(&self, url: &str) -> Result<Decimal, String> {
-        let http = self.0.get_or_init(connect).as_ref().map_err(Clone::clone)?;
-        tokio::time::timeout(WITHIN, get(http, url))
+        let uri: Uri = url.parse().map_err(|_| "it is no URL".to_owned())?;
+        // What is an address already is not looked up.
+        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        if let Ok(address) = host.parse() {
+            check(&self.allowed, address)?;
+        }
+        let http = self.http.get_or_init(|| connect(self.allowed.clone())).as_ref().map_err(Clone::clone)?;
+        tokio::time::timeout(WITHIN, get(http, uri))
             .await
             .unwrap_or_else(|_| Err(format!("no answer within {} s", WITHIN.as_secs())))
     }
 }
 
+/// May a feed be there?
+fn check(allowed: &[IpNet], address: IpAddr) -> Result<(), String> {
+    match refused(address) {
+        Some(why) if !is_allowed(allowed, address) => Err(format!(
+            "{address} {why}: feeds are read there only when the operator's --notify-allow names it"
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Looks names up, and refuses those that mean an address that may not be read.
+#[derive(Clone)]
+struct Resolver(Arc<[IpNet]>);
+
+impl Service<Name> for Resolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let allowed = self.0.clone();
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            for address in &found {
+                check(&allowed, address.ip()).map_err(io::Error::other)?;
+            }
+            Ok(found.into_iter())
+        })
+    }
+}
+
 /// Roots are the system's. Without any, http is still possible.
-fn connect() -> Result<Http, String> {
-    let mut tcp = HttpConnector::new();
+fn connect(allowed: Arc<[IpNet]>) -> Result<Http, String> {
+    let mut tcp = HttpConnector::new_with_resolver(Resolver(allowed));
     tcp.set_connect_timeout(Some(CONNECT_WITHIN));
     tcp.enforce_http(false);
     let builder = HttpsConnectorBuilder::new()
@@ -51,10 +110,10 @@ fn connect() -> Result<Http, String> {
     Ok(client.pool_max_idle_per_host(0).build(connector))
 }
 
-async fn get(http: &Http, url: &str) -> Result<Decimal, String> {
+async fn get(http: &Http, uri: Uri) -> Result<Decimal, String> {
     let request = Request::builder()
         .method(Method::GET)
-        .uri(url)
+        .uri(uri)
         .header(header::USER_AGENT, "tenure")
         .header(header::ACCEPT, "application/json, text/plain")
         .body(Empty::new())
@@ -74,12 +133,9 @@ async fn get(http: &Http, url: &str) -> Result<Decimal, String> {
 
 /// `2.10`, or `{"price": "2.10"}` with whatever else.
 fn read(body: &[u8]) -> Result<Decimal, String> {
-    let shown = || String::from_utf8_lossy(body).chars().take(60).collect::<String>();
     let no_price = || {
-        format!(
-            "`{}` is no price: it must be a number above zero, such as 2.10, or JSON such as {{\"price\": \"2.10\"}}",
-            shown()
-        )
+        "its answer is no price: it must be a number above zero, such as 2.10, or JSON such as {\"price\": \"2.10\"}"
+            .to_owned()
     };
     let text = std::str::from_utf8(body).map_err(|_| no_price())?.trim();
     if !text.starts_with('{') {
@@ -107,6 +163,11 @@ mod tests {
 
     use super::*;
 
+    /// One that may read from this machine.
+    fn client() -> Client {
+        Client::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()])
+    }
+
     /// Serves one answer, and says what becomes of it.
     async fn served(answer: &str) -> Result<Decimal, String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -120,7 +181,7 @@ mod tests {
             socket.write_all(answer.as_bytes()).await.ok();
             socket.shutdown().await.ok();
         });
-        let found = Client::default().read(&url).await;
+        let found = client().read(&url).await;
         server.await.unwrap();
         found
     }
@@ -150,7 +211,7 @@ mod tests {
             r#"{"cost": "2"}"#,
         ] {
             let why = served(&ok(body)).await.unwrap_err();
-            assert!(why.contains("is no price"), "{body}: {why}");
+            assert!(why.starts_with("its answer is no price: it must be"), "{body}: {why}");
         }
     }
 
@@ -170,8 +231,27 @@ mod tests {
         let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", nobody.local_addr().unwrap());
         drop(nobody);
-        let found = Client::default().read(&url).await.unwrap_err();
+        let found = client().read(&url).await.unwrap_err();
         assert!(found.contains("refused"), "{found}");
+    }
+
+    #[tokio::test]
+    async fn what_only_this_machine_may_reach_is_not_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for host in ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254"] {
+            let found = Client::new(Vec::new()).read(&format!("http://{host}:{port}/")).await.unwrap_err();
+            assert!(found.contains("only when the operator's --notify-allow names it"), "{host}: {found}");
+        }
+        assert!(futures::FutureExt::now_or_never(listener.accept()).is_none(), "nobody was connected to");
+    }
+
+    #[tokio::test]
+    async fn what_a_feed_answers_is_not_shown() {
+        for body in ["secret", r#"{"price": "secret"}"#, r#"{"secret": 1}"#] {
+            let why = served(&ok(body)).await.unwrap_err();
+            assert!(!why.contains("secret"), "{why}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -183,7 +263,7 @@ mod tests {
             std::future::pending::<()>().await;
             drop(socket);
         });
-        assert_eq!(Client::default().read(&url).await, Err("no answer within 10 s".to_owned()));
+        assert_eq!(client().read(&url).await, Err("no answer within 10 s".to_owned()));
         silent.abort();
     }
 }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use rust_decimal::Decimal;
@@ -32,7 +33,6 @@ const TICK: Duration = Duration::from_secs(1);
 const FEEDS_AT_ONCE: usize = 8;
 
 /// What is known of markets beside their prices.
-#[derive(Default)]
 pub struct Markets {
     /// When the price of an inventory was last set, by market, and by which of its specs.
     set_at: Mutex<HashMap<String, (Option<i64>, Timestamp)>>,
@@ -186,6 +186,11 @@ async fn read(context: &Context, market: &SpotMarket) {
 }
 
 impl Markets {
+    /// `allowed`: networks into which feeds may be that would be refused otherwise.
+    pub(super) fn new(allowed: Vec<IpNet>) -> Markets {
+        Markets { set_at: Mutex::default(), feeds: Mutex::default(), client: feed::Client::new(allowed) }
+    }
+
     fn feeds(&self) -> MutexGuard<'_, HashMap<String, Feed>> {
         self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
     }

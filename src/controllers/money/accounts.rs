@@ -25,6 +25,8 @@ pub(in crate::controllers) struct Summary {
     /// What was billed since the month began.
     pub(in crate::controllers) this_month: money::Money,
     month_began: Timestamp,
+    /// False while use may count twice in it: then it may be more than it says, and nobody is in arrears by it who was not before.
+    pub(in crate::controllers) is_sure: bool,
 }
 
 /// How far below zero an account may go.
@@ -104,27 +106,34 @@ impl Money {
         let month_began = calendar_month(now).start;
         // What is read is kept, what is used meanwhile comes on top.
         let currency = &account.spec.currency;
+        let writes = self.writes.load(Ordering::SeqCst);
+        let was_sure = !self.unsure.load(Ordering::SeqCst);
         let accrued = self.accrued(&name, currency).0;
+        // What is charged between reading both counts twice.
+        let is_sure = || {
+            was_sure && !self.unsure.load(Ordering::SeqCst) && writes == self.writes.load(Ordering::SeqCst)
+        };
         let with_use = |it: Summary| Summary {
             balance: money::Money(it.balance.0.saturating_sub(accrued)),
             this_month: money::Money(it.this_month.0.saturating_add(accrued)),
+            is_sure: is_sure(),
             ..it
         };
         let known = self.accounts.lock().unwrap_or_else(PoisonError::into_inner).get(&name).cloned();
         if let Some(known) = known.filter(|it| it.month_began == month_began) {
             return Ok(with_use(known));
         }
-        let writes = self.writes.load(Ordering::Relaxed);
         let balance = self.ledger()?.balance(&name, currency).await?;
         let billed = self.ledger()?.billed(&name, currency, month_began.as_millisecond()).await?;
         let summary = Summary {
             balance: money::Money(balance.cash.available() + balance.voucher.available()),
             this_month: money::Money(billed),
             month_began,
+            is_sure: true,
         };
         self.balances.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), summary.balance);
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        if writes == self.writes.load(Ordering::Relaxed) {
+        if is_sure() {
             accounts.insert(name, summary.clone());
         }
         Ok(with_use(summary))

@@ -48,10 +48,9 @@ impl Meter {
                 } else {
                     billable_until(now, running().map(|it| it.times.confirmed))
                 };
-                match known.bill(name, uid, contract, until, closes) {
-                    Ok(bill) if bill.billed.is_empty() && !closes => (),
-                    Ok(bill) => bills.push(bill),
-                    Err(error) => tracing::error!(?name, %error, "usage can't be billed"),
+                let bill = known.bill(name, uid, contract, until, closes);
+                if bill.closes || !bill.billed.is_empty() {
+                    bills.push(bill);
                 }
             }
         }
@@ -134,34 +133,44 @@ impl Known {
         usage::bill(&spans(uses, until), &list.prices, &terms.currency)
     }
 
-    /// What of a contract is not billed, up to a moment.
-    fn bill(
-        &self,
-        name: &Name,
-        uid: &str,
-        contract: &Contract,
-        until: Timestamp,
-        closes: bool,
-    ) -> Result<Bill, NoLine> {
+    /// What of a contract is not billed, up to a moment. What can't be billed waits, and keeps the contract open; the rest does not wait
+    /// for it.
+    fn bill(&self, name: &Name, uid: &str, contract: &Contract, until: Timestamp, closes: bool) -> Bill {
         let unbilled = |it: &Metered| it.times.unbilled(until).map(|it| it.end);
-        let billed: Vec<(String, Timestamp)> =
-            contract.spans.iter().filter_map(|(id, it)| Some((id.clone(), unbilled(it)?))).collect();
         let mut charges = Vec::new();
+        let mut waiting: Vec<&Terms> = Vec::new();
         // All that begins here on one day at one price has an id of its own, whoever pays.
         let mut taken: HashSet<String> = HashSet::new();
         let to_pay = contract.spans.values().filter(|it| !it.terms.is_prepaid() && unbilled(it).is_some());
         for (terms, group) in by_terms(to_pay) {
-            for line in self.lines(terms, &group, until)? {
+            let lines = match self.lines(terms, &group, until) {
+                Ok(lines) => lines,
+                Err(error) => {
+                    tracing::error!(?name, sku = terms.sku, account = terms.account, %error, "usage can't be billed");
+                    waiting.push(terms);
+                    continue;
+                }
+            };
+            for line in lines {
                 let mut charge = self.charge(name, uid, terms, &line);
+                // Others of its day may have been billed without it: their ids are not known any more.
+                if contract.closed_until.is_some_and(|it| line.key.day < it) {
+                    charge.id = format!("{}/late/{}/{}", charge.id, terms.account, terms.sku);
+                }
+                let base = charge.id.clone();
                 let mut number = 1;
                 while !taken.insert(charge.id.clone()) {
-                    charge.id = format!("{}/{number}", line_id(uid, terms, &line));
+                    charge.id = format!("{base}/{number}");
                     number += 1;
                 }
                 charges.push(charge);
             }
         }
-        Ok(Bill { name: name.clone(), uid: uid.to_owned(), charges, billed, closes })
+        let goes = |it: &&Metered| !waiting.contains(&&it.terms);
+        let billed = contract.spans.iter().filter(|(_, it)| goes(it));
+        let billed = billed.filter_map(|(id, it)| Some((id.clone(), unbilled(it)?))).collect();
+        let closes = closes && waiting.is_empty();
+        Bill { name: name.clone(), uid: uid.to_owned(), charges, billed, closes }
     }
 
     fn charge(&self, name: &Name, uid: &str, terms: &Terms, line: &Line) -> ChargeIn {

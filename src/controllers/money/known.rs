@@ -227,8 +227,11 @@ pub(super) fn look_at(
     let contract = contracts.get(name).and_then(|it| it.get(&worker.owner));
     let spans = || contract.into_iter().flat_map(|it| it.of_pod(&worker.pod)).map(|(_, it)| it);
     let open = spans().find(|it| it.times.until.is_none());
-    let terms = worker.offer.as_ref().map(|it| &it.terms);
-    let first_price = terms.and_then(|it| prices.get(&it.sku)?.first());
+    let first_price = |terms: &Terms| prices.get(&terms.sku).and_then(PriceList::first);
+    // What has no price yet could never be billed: what runs keeps its old terms meanwhile.
+    let has_price = |terms: &&Terms| terms.is_prepaid() || first_price(terms).is_some();
+    let terms = worker.offer.as_ref().map(|it| &it.terms).filter(has_price);
+    let first_price = terms.and_then(first_price);
     let closed = contract.and_then(|it| it.closed_until);
     let ended = spans().filter_map(|it| it.times.until).max();
     let not_before = first_price.into_iter().chain(closed).chain(ended).max().unwrap_or(Timestamp::MIN);
@@ -238,7 +241,11 @@ pub(super) fn look_at(
         Step::Stay => return false,
         Step::Begin(from) => (None, Some(from)),
         Step::End(until) => (Some(until), None),
-        Step::Cut(at) => (Some(at), Some(at)),
+        Step::Cut(at) => {
+            // Our clock may be behind the one that said since when the price holds.
+            let at = first_price.map_or(at, |it| it.max(at));
+            (Some(at), Some(at))
+        }
     };
     let begin = begin.and_then(|from| Some((from, terms?)));
     if end.is_none() && begin.is_none() {

@@ -209,6 +209,9 @@ impl Money {
         let name = account.metadata.name.clone().unwrap_or_default();
         let summary = self.summary(account, now).await.map_err(|it| super::unavailable(&it))?;
         let arrears = if accounts::in_arrears(account, &summary, limit) {
+            if !summary.is_sure {
+                return Ok(self.known_arrears(&name));
+            }
             let posted = self.ledger().map_err(|it| super::unavailable(&it))?;
             let posted = posted.below_since(&name, currency.code(), -limit.0).await;
             let posted = posted.map_err(|it| super::unavailable(&it))?;

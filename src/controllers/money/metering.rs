@@ -174,13 +174,25 @@ impl Money {
                 billed: billed.map(|(id, at)| (id.clone(), at.as_millisecond())).collect(),
                 closed: some.iter().filter(|it| it.closes).map(|it| contract_id(&it.uid)).collect(),
             };
-            let charged = self.ledger()?.charge_usage(self.at(now), &usage).await;
-            charged.map_err(|it| self.seen(it))?;
+            // From here on it may count twice, until it is known to be written and counts as billed.
+            let ledger = self.ledger()?;
+            let was_unsure = self.unsure.swap(true, Ordering::SeqCst);
+            let charged = ledger.charge_usage(self.at(now), &usage).await;
+            if let Err(error) = charged {
+                self.unsure.store(was_unsure || may_be_written(&error), Ordering::SeqCst);
+                return Err(self.seen(error));
+            }
             tracing::info!(lines = usage.charges.len(), closed = usage.closed.len(), "usage is billed");
             self.meter.billed(some);
             self.meter.sum_up();
             self.touched();
         }
+        self.unsure.store(false, Ordering::SeqCst);
         Ok(())
     }
+}
+
+/// Is it unknown whether a write that ended so came through? Only a commit's answer can be lost.
+fn may_be_written(error: &Error) -> bool {
+    matches!(error, Error::Commit(_))
 }

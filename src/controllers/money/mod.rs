@@ -52,6 +52,8 @@ pub struct Money {
     arrears: Mutex<HashMap<String, Timestamp>>,
     /// How many writes there were: what was read before one is not kept after it.
     writes: AtomicU64,
+    /// May use be in the ledger that still counts as not billed? What an account has may look less than it is meanwhile.
+    unsure: AtomicBool,
     /// Has anything been written since it was last asked?
     changed: AtomicBool,
     /// What is metered.
@@ -252,7 +254,12 @@ impl Money {
     ) -> Result<T, Error> {
         match &done {
             Ok(_) => (),
-            Err(Error::NotEnough { .. }) => write.is_known = true,
+            Err(Error::NotEnough { .. }) => {
+                write.is_known = true;
+                if self.unsure.load(Ordering::SeqCst) {
+                    return Err(Error::Unsure);
+                }
+            }
             Err(_) => write.is_known = self.refresh(standing).await.is_ok(),
         }
         done.map_err(|it| self.seen(it))

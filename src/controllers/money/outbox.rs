@@ -190,11 +190,11 @@ impl Money {
         self.ledger()?.mark(self.at(now), delivery).await.map_err(|it| self.seen(it))
     }
 
-    /// Forgets what is old.
+    /// Forgets what is old. Of arrears both is kept: without their end they would look as if they went on, and their end was news.
     pub(in crate::controllers) async fn forget_notices(&self, now: Timestamp) -> Result<(), Error> {
         let before = now.saturating_sub(KEPT).unwrap_or(Timestamp::MIN);
-        let forgotten =
-            self.ledger()?.forget_notices(self.at(now), before.as_millisecond(), ARREARS_BEGAN).await;
+        let kept = [ARREARS_BEGAN, ARREARS_ENDED];
+        let forgotten = self.ledger()?.forget_notices(self.at(now), before.as_millisecond(), kept).await;
         forgotten.map_err(|it| self.seen(it))?;
         self.outbox.know(self.ledger()?.notice_ids().await?);
         Ok(())

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::Money;
+use super::machines::Arrears;
 use super::meter::{Listed, Name, Offer, Seen, Terms};
 use super::sku::Sku;
 use crate::cluster::read::Kind;
@@ -224,6 +225,99 @@ async fn what_is_not_billed_yet_is_accrued() {
 }
 
 #[tokio::test]
+async fn arrears_that_have_ended_stay_so_when_old_notices_are_forgotten() {
+    let mut world = World::new().await;
+    let account: crate::api::Account = serde_json::from_value(serde_json::json!({
+        "apiVersion": "tenure.dev/v1alpha1", "kind": "Account",
+        "metadata": {"name": "acme", "uid": "acme-uid"},
+        "spec": {"currency": "EUR"},
+    }))
+    .unwrap();
+    for is_in in [true, false] {
+        world.now = after_seconds(world.now, 60);
+        let balance = (crate::domain::money::Money(0), &euro());
+        world.money.tell_of_arrears(&account, is_in, balance, world.now);
+        world.money.write_notices(world.now).await.unwrap();
+    }
+    let told = world.ledger().notice_ids().await.unwrap().len();
+    world.now = after_seconds(world.now, 500 * 86_400);
+    world.money.forget_notices(world.now).await.unwrap();
+    world.lead().await;
+    world.money.tell_of_arrears(&account, false, (crate::domain::money::Money(0), &euro()), world.now);
+    world.money.write_notices(world.now).await.unwrap();
+    assert_eq!((told, world.ledger().notice_ids().await.unwrap().len()), (2, 2));
+    let now = world.now.as_millisecond();
+    let rows = world.ledger().unaddressed().await.unwrap();
+    assert!(rows.iter().all(|it| it.at_ms < now), "nothing is told again");
+}
+
+#[tokio::test]
+async fn nobody_is_in_arrears_or_refused_while_use_may_count_twice() {
+    let mut world = World::new().await;
+    let account: crate::api::Account = serde_json::from_value(serde_json::json!({
+        "apiVersion": "tenure.dev/v1alpha1", "kind": "Account",
+        "metadata": {"name": "acme", "uid": "acme-uid"},
+        "spec": {"currency": "EUR", "mode": "Prepaid"},
+    }))
+    .unwrap();
+    let paid = crate::ledger::PaymentIn {
+        name: "wire".to_owned(),
+        account: "acme".to_owned(),
+        currency: "EUR".to_owned(),
+        amount: 1_000,
+        voucher: false,
+        reference: String::new(),
+    };
+    world.ledger().pay(world.money.at(world.now), &paid).await.unwrap();
+    world.start();
+    world.round(false).await;
+    world.now = after_seconds(world.now, 1_000);
+    world.pods[0].ended_at = Some(whole_second(world.now));
+    world.look();
+    world.write(false).await;
+    world.money.meter.sum_up();
+    let look = async |world: &World| {
+        let summary = world.money.summary(&account, world.now).await.unwrap();
+        let arrears = world.money.arrears(&account, &euro(), world.now).await.unwrap();
+        (summary.balance.0, summary.is_sure, arrears)
+    };
+    assert_eq!(look(&world).await, (180, true, Arrears::Clear));
+
+    // It is charged, and the answer is lost.
+    let bills = world.money.meter.due(world.now, |_, _| true);
+    let usage = crate::ledger::UsageIn {
+        charges: bills.iter().flat_map(|it| it.charges.clone()).collect(),
+        billed: bills
+            .iter()
+            .flat_map(|it| &it.billed)
+            .map(|it| (it.0.clone(), it.1.as_millisecond()))
+            .collect(),
+        closed: Vec::new(),
+    };
+    world.ledger().charge_usage(world.money.at(world.now), &usage).await.unwrap();
+    world.money.unsure.store(true, Ordering::SeqCst);
+    world.money.touched();
+    assert_eq!(look(&world).await, (180 - 820, false, Arrears::Clear));
+    let contract = world.ledger().contract_of("endpoint-uid").await.unwrap().unwrap();
+    let order = crate::ledger::OrderIn {
+        id: format!("{CONTRACT}/initial"),
+        contract: CONTRACT.to_owned(),
+        account: "acme".to_owned(),
+        currency: "EUR".to_owned(),
+        price: 100,
+        accrued: world.money.accrued("acme", "EUR").0,
+        least: Some(0),
+        detail: "{}".to_owned(),
+    };
+    let standing = super::Standing::new(contract);
+    let refused = world.money.hold(&standing, &[order], world.now).await.unwrap_err();
+    assert!(matches!(refused, crate::ledger::Error::Unsure), "{refused:?}");
+
+    world.money.bill_usage(world.now, |_, _| true).await.unwrap();
+    assert_eq!(look(&world).await, (180, true, Arrears::Clear));
+}
+
+#[tokio::test]
 async fn a_crash_is_not_billed() {
     let mut world = World::new().await;
     world.start();
@@ -420,6 +514,69 @@ const DISK: &str = "spot/disk/eu";
 fn listed(text: &str) -> Listed {
     let since = "2026-11-01T00:00:00Z".parse().unwrap();
     Listed { price: Exact::parse(text).unwrap(), text: text.to_owned(), since }
+}
+
+/// A card of a server under this price list, and its disk.
+fn server_under(card: &str, began: Timestamp) -> Vec<Seen> {
+    let mut seen = server(None, began);
+    let offer = seen[0].offer.as_mut().unwrap();
+    offer.terms.sku = card.to_owned();
+    seen
+}
+
+#[tokio::test]
+async fn a_server_keeps_its_terms_until_the_new_ones_have_a_price() {
+    const ALL: &str = "spot/gpu//ada";
+    let world = World::new().await;
+    let name = Name { kind: Kind::Spot, namespace: "team-a".to_owned(), name: "render".to_owned() };
+    let meter = &world.money.meter;
+    let skus = || -> Vec<(String, i64, Option<i64>)> {
+        let known = meter.known();
+        let spans = known.contracts[&name]["server-uid"].of_pod("pod-1");
+        let second = |it: Timestamp| it.as_second() - whole_second(world.now).as_second();
+        spans
+            .map(|(_, it)| (it.terms.sku.clone(), second(it.times.from), it.times.until.map(second)))
+            .collect()
+    };
+    let began = whole_second(world.now);
+    meter.set_market_price(ALL, &listed("2.40"), began);
+    meter.observe(&name, || server_under(ALL, began), began);
+    // The region gets a market of its own, which has no price yet.
+    meter.observe(&name, || server_under(CARD, began), after_seconds(began, 100));
+    assert_eq!(skus(), [(ALL.to_owned(), 0, None)]);
+    // Its first price begins when the API server says that it was made, which may be ahead of our clock.
+    let first = Listed { since: after_seconds(began, 500), ..listed("3") };
+    meter.set_market_price(CARD, &first, after_seconds(began, 500));
+    meter.observe(&name, || server_under(CARD, began), after_seconds(began, 200));
+    assert_eq!(skus(), [(ALL.to_owned(), 0, Some(500)), (CARD.to_owned(), 500, None)]);
+}
+
+#[tokio::test]
+async fn what_has_no_price_waits_and_the_rest_is_billed() {
+    let mut world = World::new().await;
+    let name = Name { kind: Kind::Spot, namespace: "team-a".to_owned(), name: "render".to_owned() };
+    let began = whole_second(world.now);
+    let meter = &world.money.meter;
+    meter.set_market_price(CARD, &listed("2.40"), began);
+    meter.observe(&name, || server(None, began), began);
+    world.now = after_seconds(began, 3_600);
+    meter.observe(&name, || server(Some(world.now), began), world.now);
+    world.money.write_usage(Vec::new(), world.now).await.unwrap();
+    let prices = meter.known().prices.remove(CARD).unwrap();
+    world.money.bill_usage(world.now, |_, _| true).await.unwrap();
+    let billed = world.lines("acme").await;
+    assert_eq!(billed.keys().map(|it| it.contains("/disk/")).collect::<Vec<_>>(), [true]);
+    assert_eq!(world.ledger().contracts().await.unwrap().len(), 1, "it waits for the rest");
+
+    meter.known().prices.insert(CARD.to_owned(), prices);
+    for _ in 0..2 {
+        world.money.bill_usage(world.now, |_, _| true).await.unwrap();
+    }
+    let billed = world.lines("acme").await;
+    // 3 cards for an hour.
+    assert_eq!(billed.iter().filter(|it| it.0.contains("/gpu/")).map(|it| *it.1).sum::<i64>(), 720);
+    assert_eq!(billed.len(), 2);
+    assert_eq!(world.ledger().contracts().await.unwrap(), []);
 }
 
 /// A server lives through price changes, nights and leaders that die; it is billed day by day.

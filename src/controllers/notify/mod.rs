@@ -84,6 +84,21 @@ fn name(target: &Target) -> String {
     }
 }
 
+/// A target as others may read it: a webhook's path is often its secret. `entries`: of the account's `spec.notify`.
+fn shown(entries: &[Target], target: &str) -> String {
+    let place = match target.strip_prefix("webhook:").map(str::parse::<http::Uri>) {
+        None => target.to_owned(),
+        Some(Ok(uri)) if uri.scheme().is_some() && uri.host().is_some() => {
+            format!("webhook:{}://{}", uri.scheme_str().unwrap_or_default(), uri.host().unwrap_or_default())
+        }
+        Some(_) => "webhook".to_owned(),
+    };
+    match entries.iter().position(|it| name(it) == target) {
+        Some(at) => format!("spec.notify[{at}] {place}"),
+        None => place,
+    }
+}
+
 fn targets(account: &Account) -> BTreeSet<String> {
     account.spec.notify.iter().map(name).collect()
 }
@@ -103,9 +118,10 @@ pub(super) fn report(context: &Context, account: &Account, conditions: &mut Cond
     let of = |target: &Target| {
         let name = name(target);
         if target.email.is_some() && context.notices.senders.mailer.is_none() {
-            return Some(format!("{name}: {NO_MAIL_SERVER}"));
+            return Some(format!("{}: {NO_MAIL_SERVER}", shown(&account.spec.notify, &name)));
         }
-        trouble.get(&(account.name_any(), name.clone())).map(|why| format!("{name}: {why}"))
+        let why = trouble.get(&(account.name_any(), name.clone()))?;
+        Some(format!("{}: {why}", shown(&account.spec.notify, &name)))
     };
     let failing: Vec<String> = account.spec.notify.iter().filter_map(of).collect();
     if failing.is_empty() {
@@ -333,16 +349,13 @@ async fn note(context: &Context, delivery: &mut Delivery, outcome: Outcome) {
     if let Some(error) = &error
         && (before.is_none() || state == DeliveryState::Failed)
     {
-        tracing::warn!(
-            notice = delivery.notice,
-            target = delivery.target,
-            attempts,
-            error,
-            "a notice did not arrive"
-        );
+        let account = context.caches.accounts.get("", &delivery.account);
+        let entries = account.as_ref().map_or(&[][..], |it| &it.spec.notify);
+        let target = shown(entries, &delivery.target);
+        tracing::warn!(notice = delivery.notice, target, attempts, error, "a notice did not arrive");
         let end = if state == DeliveryState::Failed { "given up" } else { "tried again" };
-        let message = format!("{}: {error}; {end}", delivery.target);
-        if let Some(account) = context.caches.accounts.get("", &delivery.account) {
+        let message = format!("{target}: {error}; {end}");
+        if let Some(account) = account {
             context
                 .cluster
                 .tell(&account.object_ref(&()), true, &Reason::Undelivered.as_str(), &message)
@@ -358,6 +371,30 @@ async fn note(context: &Context, delivery: &mut Delivery, outcome: Outcome) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_webhook_only_its_host_is_shown() {
+        let entries: Vec<Target> = serde_json::from_value(serde_json::json!([
+            {"email": "owners@a.example"},
+            {"webhook": {"url": "https://hooks.a.example:8443/T0/secret?key=secret", "secretName": "hook"}},
+            {"webhook": {"url": "https://user:secret@b.example/", "secretName": "hook"}},
+            {"webhook": {"url": "secret", "secretName": "hook"}},
+            {"webhook": {"url": "https://secret secret", "secretName": "hook"}},
+        ]))
+        .unwrap();
+        let found: Vec<String> = entries.iter().map(|it| shown(&entries, &name(it))).collect();
+        assert_eq!(
+            found,
+            [
+                "spec.notify[0] email:owners@a.example",
+                "spec.notify[1] webhook:https://hooks.a.example",
+                "spec.notify[2] webhook:https://b.example",
+                "spec.notify[3] webhook",
+                "spec.notify[4] webhook",
+            ]
+        );
+        assert_eq!(shown(&[], "webhook:https://a.example/secret"), "webhook:https://a.example");
+    }
 
     #[test]
     fn it_is_tried_ever_less_for_three_days() {

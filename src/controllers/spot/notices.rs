@@ -73,6 +73,15 @@ pub(super) fn in_words(cause: Cause, input: Option<&Input>) -> String {
     }
 }
 
+/// Is the cause gone since the allocator decided by it? Who has paid meanwhile is not shut down.
+fn is_gone(cause: Cause, input: &Input) -> bool {
+    match cause {
+        Cause::Arrears => input.arrears.is_none(),
+        Cause::PriceAboveBid => input.bid >= input.price.price,
+        Cause::Shortage => false,
+    }
+}
+
 /// Gives, withdraws or carries out its notice. The notice that stands then.
 pub(super) async fn advance(
     context: &Context,
@@ -90,6 +99,7 @@ pub(super) async fn advance(
     let now = Now {
         at: (context.now)(),
         cause: outcome.cause,
+        is_outdated: outcome.cause.is_some_and(|it| is_gone(it, input)),
         has_cards: !outcome.holdings.is_empty(),
         pod: match pod {
             Some(pod) if pod.metadata.deletion_timestamp.is_some() => notice::Pod::Leaving,
@@ -99,8 +109,12 @@ pub(super) async fn advance(
         notice_minutes: input.notice_minutes,
         grace_ends: input.arrears.map(|it| it.grace_ends),
     };
-    match notice::step(stands.as_ref(), &now) {
-        Step::Stay => {
+    let step = notice::step(stands.as_ref(), &now);
+    match step {
+        Step::Stay | Step::Ask => {
+            if step == Step::Ask {
+                context.caches.changes.cards_changed.notify_one();
+            }
             if let Some(pod) = pod {
                 show(context, pod, stands.filter(|it| !it.is_over()).as_ref()).await?;
             }

@@ -44,6 +44,8 @@ pub struct Now {
     pub at: Timestamp,
     /// Why it has to go, if it has.
     pub cause: Option<Cause>,
+    /// Is the cause gone by now, which was decided from what was known before? Then nothing is done for its sake.
+    pub is_outdated: bool,
     /// Does it have cards?
     pub has_cards: bool,
     /// Its pod.
@@ -59,6 +61,8 @@ pub struct Now {
 pub enum Step {
     /// Nothing.
     Stay,
+    /// Nothing, and decide anew whether it has to go: what was decided is outdated.
+    Ask,
     /// Tell its owner, and remember this notice instead of any other.
     Give(Notice),
     /// The cause is gone before the server went: tell its owner, and forget the notice.
@@ -113,6 +117,7 @@ impl Notice {
 pub fn step(notice: Option<&Notice>, now: &Now) -> Step {
     let Some(notice) = notice else {
         return match now.cause {
+            Some(_) if now.has_cards && now.is_outdated => Step::Ask,
             Some(cause) if now.has_cards => Step::Give(Notice::given(cause, now)),
             Some(_) | None => Step::Stay,
         };
@@ -128,10 +133,48 @@ pub fn step(notice: Option<&Notice>, now: &Now) -> Step {
     }
     match now.cause {
         None => Step::Withdraw,
+        Some(_) if now.is_outdated => Step::Ask,
         Some(cause) => match notice.for_cause(cause, now) {
             Some(other) => Step::Give(other),
             None if notice.is_due(now.at) => Step::Reclaim,
             None => Step::Stay,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_goes_or_is_told_to_for_a_cause_that_is_gone() {
+        let at = |text: &str| -> Timestamp { format!("2026-11-25T{text}:00Z").parse().unwrap() };
+        let notice = Notice {
+            cause: Cause::Arrears,
+            noticed_at: at("10:00"),
+            reclaim_at: at("11:00"),
+            reclaimed_at: None,
+        };
+        let over = Notice { reclaimed_at: Some(at("12:00")), ..notice };
+        for (notice, is_outdated, has_cards, pod, expected) in [
+            (Some(notice), false, true, Pod::There, Step::Reclaim),
+            (Some(notice), true, true, Pod::There, Step::Ask),
+            (None, true, true, Pod::There, Step::Ask),
+            (None, true, false, Pod::None, Step::Stay),
+            // What has begun goes on to its end.
+            (Some(notice), true, true, Pod::Leaving, Step::Stay),
+            (Some(notice), true, false, Pod::None, Step::Record(over)),
+        ] {
+            let now = Now {
+                at: at("12:00"),
+                cause: Some(Cause::Arrears),
+                is_outdated,
+                has_cards,
+                pod,
+                notice_minutes: 60,
+                grace_ends: None,
+            };
+            assert_eq!(step(notice.as_ref(), &now), expected, "{notice:?} {is_outdated} {pod:?}");
+        }
     }
 }

@@ -67,14 +67,16 @@ pub async fn a_notice_is_kept_once_and_delivered_once(url: &str) {
 /// With all their deliveries.
 pub async fn old_notices_are_forgotten_but_not_those_that_are_looked_for(url: &str) {
     let ledger = Ledger::open(url).await.unwrap();
-    ledger.note(at(10), &[notice("old", "expired"), notice("debt", "arrears-began")]).await.unwrap();
+    let debt = [notice("debt", "arrears-began"), notice("paid", "arrears-ended")];
+    ledger.note(at(10), &[notice("old", "expired")]).await.unwrap();
+    ledger.note(at(10), &debt).await.unwrap();
     ledger.note(at(20), &[notice("new", "expired")]).await.unwrap();
-    let all = ["old", "debt", "new"].map(|it| (it.to_owned(), targets(&["email:x@y"])));
+    let all = ["old", "debt", "paid", "new"].map(|it| (it.to_owned(), targets(&["email:x@y"])));
     ledger.address(at(20), &all).await.unwrap();
-    ledger.forget_notices(at(30), 20, "arrears-began").await.unwrap();
-    assert_eq!(ids(&ledger).await, targets(&["debt", "new"]));
+    ledger.forget_notices(at(30), 20, ["arrears-began", "arrears-ended"]).await.unwrap();
+    assert_eq!(ids(&ledger).await, targets(&["debt", "new", "paid"]));
     let left = ledger.deliveries().await.unwrap();
-    assert_eq!(left.iter().map(|it| it.notice.as_str()).collect::<Vec<_>>(), ["debt", "new"]);
+    assert_eq!(left.iter().map(|it| it.notice.as_str()).collect::<Vec<_>>(), ["debt", "new", "paid"]);
     ledger.verify().await.unwrap();
     ledger.close().await;
 }

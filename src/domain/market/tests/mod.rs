@@ -268,6 +268,7 @@ fn now(minutes: i64, cause: Option<Cause>) -> Now {
     Now {
         at: at(minutes),
         cause,
+        is_outdated: false,
         has_cards: true,
         pod: Pod::There,
         notice_minutes: 30,

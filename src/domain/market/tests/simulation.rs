@@ -298,6 +298,7 @@ impl World {
             let now = Now {
                 at: self.now,
                 cause: outcome.cause,
+                is_outdated: false,
                 has_cards: !outcome.holdings.is_empty(),
                 pod: match &server.pod {
                     None => Pod::None,
@@ -312,7 +313,7 @@ impl World {
             let now = self.now;
             let server = self.servers.get_mut(&key).expect("it is there");
             match done {
-                Step::Stay => (),
+                Step::Stay | Step::Ask => (),
                 Step::Give(notice) | Step::Record(notice) => server.notice = Some(notice),
                 Step::Withdraw | Step::Forget => server.notice = None,
                 Step::Reclaim => {
@@ -344,7 +345,7 @@ impl World {
         let server = &self.servers[key];
         let protected = self.is_protected(server);
         match done {
-            Step::Stay | Step::Record(_) | Step::Forget => (),
+            Step::Stay | Step::Ask | Step::Record(_) | Step::Forget => (),
             Step::Withdraw => self.count("withdrawn"),
             Step::Give(notice) => {
                 let least = match notice.cause {
