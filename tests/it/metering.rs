@@ -161,9 +161,8 @@ fn workers_are_billed_by_the_second_once() {
     });
     let last = book();
     assert_eq!(last.prices.len(), 2);
-    let changed = Timestamp::from_millisecond(last.prices[1].from_ms).expect("a time");
-    let made = Timestamp::from_millisecond(last.prices[0].from_ms).expect("a time");
-    let prices = [(made, 41), (changed, 52)];
+    let since = |at: usize| Timestamp::from_millisecond(last.prices[at].from_ms).expect("a time");
+    let prices = [(since(0), 41), (since(1), 52)];
     let expected = expected(&contract, &last.spans, &prices);
     let billed: BTreeMap<String, i64> = last.usage.iter().map(|it| (it.id.clone(), -it.cash)).collect();
     assert_eq!(billed, expected);
