@@ -438,3 +438,122 @@ pub(super) fn names_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
 pub(super) fn name_of(group: &DedicatedGroup) -> (String, String) {
     (group.namespace().unwrap_or_default(), group.name_any())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::offer::SetOffer;
+    use super::*;
+    use crate::domain::money::machine::End;
+    use crate::domain::money::{Currency, Exact};
+
+    fn group(set: &Value) -> DedicatedGroup {
+        let spec = json!({"usage": "DevTraining", "region": "r", "machineSets": [set]});
+        let object = json!({
+            "apiVersion": "tenure.dev/v1alpha1", "kind": "DedicatedGroup",
+            "metadata": {"namespace": "n", "name": "g", "uid": "u", "generation": 1}, "spec": spec,
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn offer() -> Offer {
+        let account = json!({
+            "apiVersion": "tenure.dev/v1alpha1", "kind": "Account", "metadata": {"name": "acme"}, "spec": {"currency": "EUR"},
+        });
+        let set = SetOffer {
+            machine_type: "m8".to_owned(),
+            card_type: "ada".to_owned(),
+            cards: 8,
+            system_disk_gb: 200,
+            disk_per_gb_month: "1".to_owned(),
+            included_disk_gb: 200,
+            per_month: Some(("100".to_owned(), Exact::parse("100").unwrap())),
+            per_hour: None,
+        };
+        Offer {
+            account: std::sync::Arc::new(serde_json::from_value(account).unwrap()),
+            currency: Currency::find("EUR").unwrap(),
+            sets: [("base".to_owned(), set)].into(),
+            long_terms: Vec::new(),
+            region: "r".to_owned(),
+            retention_days: 7,
+            early_days: 30,
+            early_factor: "1.2".to_owned(),
+            bound: false,
+        }
+    }
+
+    fn machine<'a>(
+        group: &'a DedicatedGroup,
+        part: &'a Part,
+        stage: Stage,
+        uses: Vec<Hourly>,
+    ) -> Machine<'a> {
+        Machine {
+            name: "base-0".to_owned(),
+            set: group.spec.machine_sets.first(),
+            is_live: true,
+            part,
+            lease: Lease::default(),
+            paid: Vec::new(),
+            held: None,
+            uses,
+            stage,
+            older_renewals: 0,
+        }
+    }
+
+    fn at(time: &str) -> Timestamp {
+        format!("2026-11-25T{time}Z").parse().unwrap()
+    }
+
+    /// A conversion begins in the second in which it is bought. Before the use that it shall end it would end none, and be bought again.
+    #[test]
+    fn a_machine_is_converted_only_once_its_use_has_begun() {
+        let set = json!({
+            "name": "base", "machineType": "m8", "count": 1, "systemDiskGB": 200, "billing": "Prepaid", "term": {"months": 1},
+        });
+        let (group, part) = (group(&set), Part::default());
+        // Its node was lost at 11:00:01, the hour until 12:00 is charged, and the next node came at 11:11.
+        let lost = Hourly {
+            from: at("10:00:00"),
+            billed: at("12:00:00"),
+            end: Some(End::GivenBack(at("11:00:01"))),
+        };
+        let open = Hourly { from: at("12:00:00"), billed: at("12:00:00"), end: None };
+        let machine = machine(&group, &part, Stage::Hourly, vec![lost, open]);
+        for (now, converts) in
+            [("11:20:00", false), ("11:59:59", false), ("12:00:00", true), ("12:30:00", true)]
+        {
+            let next = machine.next(&group, &offer(), at(now)).unwrap();
+            assert_eq!(next.map(|it| it.purpose == Purpose::Conversion), converts.then_some(true), "{now}");
+        }
+    }
+
+    #[test]
+    fn who_has_not_looked_at_the_account_gives_no_machine_a_node_and_takes_none() {
+        let set = json!({"name": "base", "machineType": "m8", "count": 1, "systemDiskGB": 200, "billing": "Postpaid"});
+        let (group, part) = (group(&set), Part::default());
+        let long_ago = Arrears::Since("2026-11-01T00:00:00Z".parse().unwrap());
+        for (stage, has_node, arrears, expected) in [
+            (Stage::Away, false, Arrears::Unknown, false),
+            (Stage::Away, true, Arrears::Unknown, true),
+            (Stage::Away, false, Arrears::Clear, true),
+            (Stage::Away, false, long_ago, false),
+            (Stage::New, false, Arrears::Unknown, false),
+            (Stage::New, true, Arrears::Unknown, true),
+            (Stage::New, false, Arrears::Clear, true),
+            (Stage::New, true, long_ago, false),
+        ] {
+            let view = View { machines: vec![machine(&group, &part, stage, Vec::new())] };
+            let nodes = BTreeSet::from_iter(has_node.then(|| "base-0".to_owned()));
+            let claimed = view.claimed(&group, Some(&offer()), &nodes, arrears, at("10:00:00"));
+            let is_paid = match stage {
+                Stage::Away => claimed.returning.get("base-0") == Some(&true),
+                _ => claimed.paid,
+            };
+            assert_eq!(is_paid, expected, "{stage:?}, has a node {has_node}, {arrears:?}");
+        }
+    }
+}
